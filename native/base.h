@@ -114,7 +114,9 @@ class UniqueFd {
 // ---- secrets ------------------------------------------------------------------------------
 
 // Overwrites memory in a way the compiler may not leave out.
-inline void wipe(void* data, size_t bytes) { ::explicit_bzero(data, bytes); }
+inline void wipe(void* data, size_t bytes) {
+  ::explicit_bzero(data, bytes);
+}
 
 // N secret bytes, wiped when they go; never copied.
 template <size_t N>
@@ -178,8 +180,12 @@ inline uint64_t load_le64(const uint8_t* p) {
   std::memcpy(&v, p, 8);
   return v;
 }
-inline void store_le32(uint8_t* p, uint32_t v) { std::memcpy(p, &v, 4); }
-inline void store_le64(uint8_t* p, uint64_t v) { std::memcpy(p, &v, 8); }
+inline void store_le32(uint8_t* p, uint32_t v) {
+  std::memcpy(p, &v, 4);
+}
+inline void store_le64(uint8_t* p, uint64_t v) {
+  std::memcpy(p, &v, 8);
+}
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the loads above assume it");
 
 // ---- clock --------------------------------------------------------------------------------

@@ -1,0 +1,140 @@
+// peer.h - one peer as the data plane sees it: keypair slots, endpoint, packets that wait for a
+// key, activity stamps and counters. When to shake hands is decided in TypeScript from the stamps.
+// Source of the slot rules: protocol.md section 3.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "address.h"
+#include "gate.h"
+#include "index_table.h"
+#include "keypair.h"
+
+namespace culvert {
+
+// Leave to send a number of packets: a key with reserved counters, and where they go.
+struct Grant {
+  std::shared_ptr<Keypair> keypair;
+  uint64_t counter = 0;  // the first of those reserved
+  Endpoint to;
+  std::shared_ptr<Peer> peer;
+  bool gso = false;  // the peer's path takes UDP_SEGMENT
+};
+
+// Packets that wait for a key, oldest first; the oldest goes when it is full. Not thread-safe.
+class StagedQueue {
+ public:
+  static constexpr size_t kMaxBytes = size_t{1} << 20;
+  using Packet = std::vector<uint8_t>;
+
+  // Copies the packet in; returns how many old ones had to go.
+  size_t push(const uint8_t* packet, size_t bytes);
+  [[nodiscard]] std::deque<Packet> take();
+  [[nodiscard]] size_t size() const { return packets_.size(); }
+
+ private:
+  std::deque<Packet> packets_;
+  size_t bytes_ = 0;
+};
+
+// Stamps in ms of CLOCK_BOOTTIME (0: never) and totals; columns of PeerColumn.
+struct Activity {
+  uint64_t first_unanswered_sent = 0;
+  uint64_t first_unanswered_received = 0;
+  uint64_t last_authenticated_sent = 0;
+  uint64_t last_authenticated_received = 0;
+  uint64_t last_data_sent = 0;
+  uint64_t last_data_received = 0;
+  uint64_t bytes_sent = 0;
+  uint64_t bytes_received = 0;
+  uint64_t packets_sent = 0;
+  uint64_t packets_received = 0;
+
+  void sent(size_t packets, size_t bytes, bool data, uint64_t now);
+  void received(size_t packets, size_t bytes, bool data, uint64_t now);
+};
+
+// All methods: any thread; the mutex is held for a few instructions once per batch.
+class Peer : public std::enable_shared_from_this<Peer> {
+ public:
+  Peer(uint32_t id, const uint8_t* public_key, IndexTable& indices)
+      : cookies(public_key), id_(id), indices_(indices) {
+    std::memcpy(public_key_, public_key, kKeyBytes);
+  }
+  Peer(const Peer&) = delete;
+  Peer& operator=(const Peer&) = delete;
+
+  [[nodiscard]] uint32_t id() const { return id_; }
+  [[nodiscard]] const uint8_t* public_key() const { return public_key_; }
+
+  enum class Leave : uint8_t { kGranted, kNoKey, kNoEndpoint };
+  // Reserves counters for `packets` datagrams of `bytes` in all and stamps them as sent. `data`:
+  // they are not keepalives.
+  [[nodiscard]] Leave grant(size_t packets, size_t bytes, bool data, uint64_t now, Grant* out);
+
+  // Keeps a packet until a key comes. True: this is the first, so TypeScript must be told.
+  [[nodiscard]] bool stage(const uint8_t* packet, size_t bytes);
+  [[nodiscard]] std::deque<StagedQueue::Packet> take_staged();
+
+  // Opened and accepted packets of one keypair arrived: slides the slots when it was next, roams,
+  // stamps. True: the keypair has just become current.
+  [[nodiscard]] bool received(const std::shared_ptr<Keypair>& keypair, size_t packets, size_t bytes,
+                              bool data, const Endpoint& from, uint64_t now);
+
+  // Puts a new keypair into its slot; displaced ones leave the index table and are wiped when no
+  // worker uses them any more. False: the peer was removed, or the local index is taken.
+  [[nodiscard]] bool install(std::shared_ptr<Keypair> keypair, const Endpoint& from, uint64_t now);
+  void drop_keypairs();
+
+  // A handshake message with this local index is about to leave: answers to it are expected, an
+  // unanswered initiation before it makes the source address doubtful. Sets the endpoint to use.
+  [[nodiscard]] bool handshake_sent(bool initiation, uint32_t local_index, size_t bytes,
+                                    const Endpoint* to, uint64_t now, Endpoint* out);
+
+  void set_endpoint(const Endpoint& endpoint);
+  // The source address did not work: the kernel chooses again.
+  void forget_source();
+  // UDP_SEGMENT failed towards this peer; after a few times it is left out.
+  void gso_failed();
+
+  void count_drop(DropReason reason, uint64_t n = 1) {
+    drops_[static_cast<size_t>(reason)].fetch_add(n, std::memory_order_relaxed);
+  }
+  // Fills one row of PeerColumn; `columns` words.
+  void write_row(uint64_t* row, size_t columns) const;
+
+  CookieState cookies;
+  std::vector<Prefix> prefixes;  // JS thread: what set_peer gave it
+
+ private:
+  static constexpr uint32_t kGsoFailures = 8;
+
+  void forget(std::shared_ptr<Keypair>& slot);  // with the mutex held
+
+  const uint32_t id_;
+  uint8_t public_key_[kKeyBytes];
+  IndexTable& indices_;
+
+  mutable std::mutex mutex_;  // guards all below but drops_
+  std::shared_ptr<Keypair> current_;
+  std::shared_ptr<Keypair> previous_;
+  std::shared_ptr<Keypair> next_;
+  uint32_t handshake_index_ = 0;  // of our latest handshake message without a keypair
+  bool handshake_pending_ = false;
+  bool initiation_unanswered_ = false;
+  bool handshake_needed_ = false;  // TypeScript has been told
+  uint32_t gso_failures_ = 0;
+  Endpoint endpoint_;
+  StagedQueue staged_;
+  Activity activity_;
+
+  // Relaxed: counters that order nothing.
+  std::array<std::atomic<uint64_t>, kDropReasons> drops_{};
+};
+
+}  // namespace culvert

@@ -1,0 +1,229 @@
+// worker.cc - the loop, and the way out: tun -> split -> route -> seal -> UDP.
+#include "worker.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+
+#include <cstdio>
+
+#include "icmp.h"
+
+namespace culvert {
+namespace {
+
+enum class Source : uint32_t { kWake, kTun, kUdp4, kUdp6 };
+
+// Frames lie one behind the other; a gap keeps the padding of one out of the next.
+constexpr size_t kFrameGap = 64;
+
+// RFC 6040, normal mode, as kernel WireGuard does it: congestion experienced inside must not be
+// signalled outside, or the outer path would be blamed twice.
+uint8_t outer_ecn(const uint8_t* packet) {
+  const uint8_t inner = packet[0] >> 4 == 4 ? packet[1] & 3 : (packet[1] >> 4) & 3;
+  return inner == 3 ? 2 : inner;
+}
+
+}  // namespace
+
+Worker::Worker(Shared& shared, int tun, size_t index, std::unique_ptr<Aead> aead)
+    : shared_(shared),
+      tun_(tun),
+      index_(index),
+      wake_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
+      epoll_(::epoll_create1(EPOLL_CLOEXEC)),
+      sender_(std::move(aead), shared.offloads, shared.events),
+      coalescer_((shared.offloads.load() & offload_bit(Offload::kTunTcp)) != 0,
+                 (shared.offloads.load() & offload_bit(Offload::kTunUdp)) != 0),
+      frames_(std::make_unique_for_overwrite<uint8_t[]>(kFlightBytes + kMaxFrameBytes +
+                                                        kFlightFrames * kFrameGap)) {}
+
+int Worker::start() {
+  if (!wake_.valid() || !epoll_.valid()) return EMFILE;
+  shared_.tables.refresh(&tables_, &tables_version_);
+  epoll_event event{EPOLLIN, {.u32 = static_cast<uint32_t>(Source::kWake)}};
+  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) < 0) return errno;
+  event.data.u32 = static_cast<uint32_t>(Source::kTun);
+  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, tun_, &event) < 0) return errno;
+  watch();
+  // Signals belong to the JS thread: the new thread inherits a mask that blocks all.
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  thread_ = std::thread([this] { run(); });
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  char name[16];
+  (void)std::snprintf(name, sizeof name, "culvert-%zu", index_ % 1000);
+  pthread_setname_np(thread_.native_handle(), name);
+  return 0;
+}
+
+void Worker::stop() {
+  if (!thread_.joinable()) return;
+  // Release pairs with the acquire in run(); the wake-up makes sure it looks.
+  stopping_.store(true, std::memory_order_release);
+  wake();
+  thread_.join();
+}
+
+void Worker::wake() {
+  const uint64_t one = 1;
+  (void)!::write(wake_.get(), &one, sizeof one);
+}
+
+// Sockets are part of the snapshot: after a change of port the loop waits on the new ones.
+void Worker::watch() {
+  const std::shared_ptr<UdpSockets>& now = tables_->sockets[index_];
+  if (now == watched_) return;
+  if (watched_ != nullptr) {
+    for (const UniqueFd* fd : {&watched_->v4, &watched_->v6}) {
+      if (fd->valid()) ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd->get(), nullptr);
+    }
+  }
+  watched_ = now;
+  epoll_event event{EPOLLIN, {.u32 = static_cast<uint32_t>(Source::kUdp4)}};
+  if (now->v4.valid()) ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, now->v4.get(), &event);
+  event.data.u32 = static_cast<uint32_t>(Source::kUdp6);
+  if (now->v6.valid()) ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, now->v6.get(), &event);
+}
+
+void Worker::run() {
+  while (!stopping_.load(std::memory_order_acquire)) {
+    epoll_event ready[4];
+    const int n = ::epoll_wait(epoll_.get(), ready, 4, -1);
+    if (shared_.tables.refresh(&tables_, &tables_version_)) {
+      route_.known = false;
+      watch();
+    }
+    now_ = now_ms();
+    // One flight from each that is ready, then look again: neither direction starves the other.
+    for (int i = 0; i < n; i++) {
+      switch (static_cast<Source>(ready[i].data.u32)) {
+        case Source::kWake: {
+          uint64_t count;
+          (void)!::read(wake_.get(), &count, sizeof count);
+          break;
+        }
+        case Source::kTun:
+          drain_tun();
+          break;
+        case Source::kUdp4:
+          drain_udp(watched_->v4.get());
+          break;
+        case Source::kUdp6:
+          drain_udp(watched_->v6.get());
+          break;
+      }
+    }
+  }
+}
+
+// ---- out ----------------------------------------------------------------------------------
+
+// Reads until the tun is empty or a flight is full, then sends runs of frames for one peer under
+// one grant each: one route per super-packet, one reservation of counters and one stamp per run.
+void Worker::drain_tun() {
+  size_t count = 0;
+  size_t used = 0;
+  while (count < kFlightFrames && used < kFlightBytes) {
+    uint8_t* frame = frames_.get() + used;
+    const ssize_t bytes = ::read(tun_, frame, kMaxFrameBytes);
+    WorkerCounters::add(counters_.tun_reads);
+    if (bytes < 0) {
+      if (errno != EAGAIN && errno != EINTR) tun_failed(errno);
+      break;
+    }
+    if (!splitters_[count].begin(frame, static_cast<size_t>(bytes))) {
+      counters_.drop(DropReason::kMalformed);
+      continue;
+    }
+    used += (static_cast<size_t>(bytes) + kFrameGap + 63) / 64 * 64;
+    count++;
+  }
+  size_t first = 0;
+  Peer* peer = nullptr;
+  for (size_t i = 0; i < count; i++) {
+    const Inner inner = classify_outgoing(splitters_[i].first(), splitters_[i].last_bytes());
+    Peer* to =
+        inner.is_ip() ? tables_->route(inner.destination, inner.kind == Inner::kIpv6) : nullptr;
+    if (i > first && to == peer) continue;
+    if (i > first) send_frames(first, i, peer);
+    first = i;
+    peer = to;
+  }
+  if (count > first) send_frames(first, count, peer);
+  sender_.flush(sockets());
+}
+
+void Worker::send_frames(size_t first, size_t last, Peer* peer) {
+  if (peer == nullptr) {
+    for (size_t i = first; i < last; i++) no_route(splitters_[i]);
+    return;
+  }
+  const uint32_t mtu = tables_->mtu;
+  size_t packets = 0;
+  size_t bytes = 0;
+  for (size_t i = first; i < last; i++) {
+    const Splitter& s = splitters_[i];
+    packets += s.count();
+    bytes += (s.count() - 1) * Sender::wire_bytes(s.packet_bytes(), mtu) +
+             Sender::wire_bytes(s.last_bytes(), mtu);
+  }
+  Grant grant;
+  switch (peer->grant(packets, bytes, true, now_, &grant)) {
+    case Peer::Leave::kGranted:
+      break;
+    case Peer::Leave::kNoKey:
+      stage_frames(first, last, *peer);
+      return;
+    case Peer::Leave::kNoEndpoint:
+      peer->count_drop(DropReason::kNoEndpoint, packets);
+      return;
+  }
+  for (size_t i = first; i < last; i++) {
+    const uint8_t ecn = outer_ecn(splitters_[i].first());
+    uint8_t* packet;
+    size_t packet_bytes;
+    while (splitters_[i].next(&packet, &packet_bytes)) {
+      sender_.seal(grant, packet, packet_bytes, mtu, ecn, sockets());
+    }
+  }
+}
+
+void Worker::stage_frames(size_t first, size_t last, Peer& peer) {
+  for (size_t i = first; i < last; i++) {
+    uint8_t* packet;
+    size_t bytes;
+    while (splitters_[i].next(&packet, &bytes)) sender_.stage(peer, packet, bytes);
+  }
+}
+
+// Nobody owns the destination: the application here learns it at once, as from a router.
+void Worker::no_route(Splitter& frame) {
+  counters_.drop(DropReason::kNoRoute);
+  uint8_t* packet;
+  size_t bytes;
+  if (!frame.next(&packet, &bytes)) return;
+  const Inner inner = classify_inner(packet, bytes);
+  if (!inner.is_ip() || !icmp_allowed()) return;
+  const uint8_t* source = tables_->own_address(inner.kind == Inner::kIpv6);
+  if (source == nullptr) return;
+  uint8_t reply[kMaxIcmpBytes];
+  const size_t n =
+      build_icmp_error(IcmpError::kUnreachable, packet, inner.length, source, 0, reply);
+  if (n == 0) return;
+  to_tun(reply, n, false);
+  flush_tun();
+}
+
+// The device is gone or cannot be used; TypeScript decides what that means.
+void Worker::tun_failed(int error) {
+  if (tun_broken_) return;
+  tun_broken_ = true;
+  ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, tun_, nullptr);
+  (void)shared_.events.push(SmallEvent::fault(Where::kTun, error));
+}
+
+}  // namespace culvert
