@@ -64,6 +64,11 @@ bool Peer::stage(const uint8_t* packet, size_t bytes) {
   return !std::exchange(handshake_needed_, true);
 }
 
+void Peer::handshake_not_asked() {
+  std::lock_guard lock(mutex_);
+  handshake_needed_ = false;
+}
+
 std::deque<StagedQueue::Packet> Peer::take_staged() {
   std::lock_guard lock(mutex_);
   return staged_.take();

@@ -79,6 +79,8 @@ class Peer : public std::enable_shared_from_this<Peer> {
 
   // Keeps a packet until a key comes. True: this is the first, so TypeScript must be told.
   [[nodiscard]] bool stage(const uint8_t* packet, size_t bytes);
+  // TypeScript could not be told: the next staged packet tries again.
+  void handshake_not_asked();
   [[nodiscard]] std::deque<StagedQueue::Packet> take_staged();
 
   // Opened and accepted packets of one keypair arrived: slides the slots when it was next, roams,

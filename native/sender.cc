@@ -47,7 +47,8 @@ void Sender::send_staged(Peer& peer, uint32_t mtu, uint64_t now, const UdpSocket
 }
 
 void Sender::stage(Peer& peer, const uint8_t* packet, size_t bytes) {
-  if (peer.stage(packet, bytes)) (void)events_.push(SmallEvent::need_handshake(peer.id()));
+  if (!peer.stage(packet, bytes)) return;
+  if (!events_.push(SmallEvent::need_handshake(peer.id()))) peer.handshake_not_asked();
 }
 
 void Sender::send_raw(const Endpoint& to, const uint8_t* datagram, size_t bytes,
