@@ -32,7 +32,7 @@ CULVERT_VECTOR_CLONES uint64_t checksum_add(const uint8_t* data, size_t bytes, u
   }
   // The last one to three bytes count as if zeros followed.
   uint32_t tail = 0;
-  std::memcpy(&tail, data, bytes);
+  if (bytes > 0) std::memcpy(&tail, data, bytes);
   return sum + tail;
 }
 

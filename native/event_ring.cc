@@ -86,6 +86,11 @@ size_t EventRing::handshakes_queued_max() const {
   return handshake_count_max_;
 }
 
+size_t EventRing::control_frames() const {
+  const std::lock_guard lock(mutex_);
+  return frame_count_;
+}
+
 bool EventRing::pop_handshake(HandshakeEvent* out) {
   const std::lock_guard lock(mutex_);
   if (handshake_count_ == 0) return false;

@@ -71,6 +71,7 @@ class EventRing {
   [[nodiscard]] bool under_load(uint64_t now);
   [[nodiscard]] size_t handshakes_queued() const;
   [[nodiscard]] size_t handshakes_queued_max() const;
+  [[nodiscard]] size_t control_frames() const;
 
   // False: nothing there.
   [[nodiscard]] bool pop_handshake(HandshakeEvent* out);

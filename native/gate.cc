@@ -52,10 +52,10 @@ RateLimiter::RateLimiter() {
 }
 
 // Multiply and fold with two random words.
-size_t RateLimiter::bucket_of(uint64_t source, bool is_v6) const {
+size_t RateLimiter::bucket_of(uint64_t source) const {
   const auto product = static_cast<unsigned __int128>(source ^ seed_[1]) * seed_[0];
   const uint64_t folded = static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
-  return (folded ^ uint64_t{is_v6}) % kCapacity;
+  return folded % kCapacity;
 }
 
 void RateLimiter::unlink(uint32_t index) {
@@ -77,7 +77,7 @@ void RateLimiter::collect(uint64_t now) {
     const uint32_t index = oldest_;
     Entry& entry = entries_[index];
     if (now < entry.last + kIdleMs) return;
-    uint32_t* link = &buckets_[bucket_of(entry.source, entry.is_v6)];
+    uint32_t* link = &buckets_[bucket_of(entry.source)];
     while (*link != index) link = &entries_[*link].next_in_bucket;
     *link = entry.next_in_bucket;
     unlink(index);
@@ -96,7 +96,7 @@ bool RateLimiter::allow(const Endpoint& from, uint64_t now) {
     entries_.reserve(kCapacity);
   }
   collect(now);
-  uint32_t& bucket = buckets_[bucket_of(source, is_v6)];
+  uint32_t& bucket = buckets_[bucket_of(source)];
   for (uint32_t i = bucket; i != kNone; i = entries_[i].next_in_bucket) {
     Entry& entry = entries_[i];
     if (entry.source != source || entry.is_v6 != is_v6) continue;

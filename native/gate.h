@@ -38,7 +38,7 @@ class RateLimiter {
   };
   static constexpr uint32_t kNone = UINT32_MAX;
 
-  [[nodiscard]] size_t bucket_of(uint64_t source, bool is_v6) const;
+  [[nodiscard]] size_t bucket_of(uint64_t source) const;
   void collect(uint64_t now);
   void touch(uint32_t index);
   void unlink(uint32_t index);

@@ -24,6 +24,8 @@ constexpr Part kParts[] = {
     {"gate", test_gate},
     {"keypair", test_keypair},
     {"event ring", test_event_ring},
+    {"checksum", test_checksum},
+    {"offload", test_offload},
 };
 
 }  // namespace

@@ -59,6 +59,8 @@ void test_cookie_cipher();
 void test_gate();
 void test_keypair();
 void test_event_ring();
+void test_checksum();
+void test_offload();
 
 // Reads test vectors as lines of text on stdin and says for each what came out; see selftest.cc.
 int run_vectors();

@@ -191,7 +191,7 @@ void test_ring_control() {
   const uint8_t byte = 0;
   size_t taken = 0;
   while (many.push_control(1, &byte, 1)) taken++;
-  CHECK(taken == 256);
+  CHECK(taken == 256 && many.control_frames() == 256);
   EventRing large([] {});
   const auto frame = random.bytes(65'455);
   taken = 0;

@@ -1,0 +1,84 @@
+# The addon, and with -Dculvert_selftest=1 also the native selftest, plain and under
+# AddressSanitizer and UBSan. scripts/build-addon.mjs and scripts/native-selftest.mjs build them.
+{
+  'variables': {
+    'culvert_selftest%': 0,
+    # 1 when libipsec-mb can be built in.
+    'culvert_ipsec_mb%': '<!(node -p "require(\'fs\').existsSync(\'/usr/include/intel-ipsec-mb.h\') ? 1 : 0")',
+    # The data plane: everything but the addon's binding and programs of their own.
+    'culvert_sources': [
+      '<!@(node -p "require(\'fs\').readdirSync(\'native\').filter((f) => /[.]cc$/.test(f) && !/^(addon|selftest.*|bench.*)[.]cc$/.test(f)).map((f) => \'native/\' + f).join(\' \')")',
+    ],
+  },
+  'target_defaults': {
+    'cflags_cc!': ['-std=gnu++17', '-std=gnu++20', '-fexceptions', '-frtti'],
+    'cflags_cc': [
+      '-std=c++20',
+      '-O3',
+      '-fno-exceptions',
+      '-fno-rtti',
+      '-fvisibility=hidden',
+      '-Wall',
+      '-Wextra',
+      '-Werror',
+    ],
+    'conditions': [
+      [
+        'culvert_ipsec_mb==1',
+        {
+          'defines': ['CULVERT_IPSEC_MB=1'],
+          'libraries': ['-lIPSec_MB'],
+        },
+      ],
+    ],
+  },
+  'targets': [
+    {
+      'target_name': 'culvert',
+      'defines': ['NAPI_VERSION=8', 'NAPI_DISABLE_CPP_EXCEPTIONS'],
+      # As system headers: their warnings are not ours.
+      'cflags_cc': [
+        '-isystem <(node_root_dir)/include/node',
+        '-isystem <!(node -p "require(\'path\').resolve(require(\'node-addon-api\').include_dir)")',
+      ],
+      'sources': ['native/addon.cc', '<@(culvert_sources)'],
+    },
+  ],
+  'conditions': [
+    [
+      'culvert_selftest==1',
+      {
+        'variables': {
+          'selftest_sources': [
+            '<@(culvert_sources)',
+            '<!@(node -p "require(\'fs\').readdirSync(\'native\').filter((f) => /^selftest.*[.]cc$/.test(f)).map((f) => \'native/\' + f).join(\' \')")',
+          ],
+          # OpenSSL of the system, not the headers of the one inside node.
+          'selftest_libraries': ['-lcrypto', '-pthread'],
+        },
+        'targets': [
+          {
+            'target_name': 'native_selftest',
+            'type': 'executable',
+            'sources': ['<@(selftest_sources)'],
+            'libraries': ['<@(selftest_libraries)'],
+            'include_dirs/': [['exclude', 'include/node']],
+          },
+          {
+            'target_name': 'native_selftest_sanitized',
+            'type': 'executable',
+            'sources': ['<@(selftest_sources)'],
+            'libraries': ['<@(selftest_libraries)', '-fsanitize=address,undefined'],
+            'include_dirs/': [['exclude', 'include/node']],
+            'cflags_cc': [
+              '-g',
+              '-fsanitize=address,undefined',
+              '-fno-sanitize-recover=all',
+              '-fno-omit-frame-pointer',
+            ],
+          },
+        ],
+      },
+    ],
+  ],
+}

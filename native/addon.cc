@@ -1,0 +1,508 @@
+// addon.cc - the verbs of shared/dataplane.ts for JavaScript, and the events on their way back.
+// The only file that includes <napi.h>. Translates and decides nothing: native/index.ts makes
+// errors of failures and checks arguments; class Device does the work.
+//
+// A failure is returned, not thrown: an object {errno, step, value}. Invalid arguments of a type
+// that TypeScript rules out are not looked for here.
+#include <napi.h>
+
+#include <optional>
+
+#include "device.h"
+
+namespace culvert {
+namespace {
+
+// What one turn of the event loop handles at most: a handshake costs JavaScript about 0.3 ms, and
+// the rest of the program must get its turns in a flood.
+constexpr size_t kHandshakesPerTurn = 32;
+constexpr size_t kSmallPerTurn = 64;
+constexpr size_t kControlPerTurn = 32;
+
+// ---- values from JavaScript -----------------------------------------------------------------
+
+std::string text(const Napi::Value& value) {
+  return value.IsString() ? value.As<Napi::String>().Utf8Value() : std::string();
+}
+
+uint32_t word(const Napi::Value& value) {
+  return value.IsNumber() ? value.As<Napi::Number>().Uint32Value() : 0;
+}
+
+bool flag(const Napi::Value& value) {
+  return value.IsBoolean() && value.As<Napi::Boolean>().Value();
+}
+
+Bytes bytes(const Napi::Value& value) {
+  if (!value.IsTypedArray()) return {};
+  const auto array = value.As<Napi::Uint8Array>();
+  return {array.Data(), array.ByteLength()};
+}
+
+struct Misfit {
+  Failure failure;
+  std::string value;  // what was given
+};
+using Outcome = std::optional<Misfit>;
+
+Outcome refuse(const char* step, std::string value) {
+  return Misfit{{EINVAL, step}, std::move(value)};
+}
+
+Outcome read_key(const Napi::Value& from, uint8_t out[kKeyBytes]) {
+  const Bytes key = bytes(from);
+  if (key.size() != kKeyBytes) return refuse("read key", std::to_string(key.size()) + " bytes");
+  std::memcpy(out, key.data(), kKeyBytes);
+  return {};
+}
+
+Outcome read_endpoint(const Napi::Value& from, Endpoint* out) {
+  const auto object = from.As<Napi::Object>();
+  const std::string address = text(object.Get("address"));
+  const uint32_t port = word(object.Get("port"));
+  Endpoint endpoint;
+  if (port == 0 || port > UINT16_MAX ||
+      !parse_endpoint(address.c_str(), static_cast<uint16_t>(port), &endpoint)) {
+    return refuse("read endpoint", address + " port " + std::to_string(port));
+  }
+  const Napi::Value source = object.Get("source");
+  if (source.IsString() && !parse_source(text(source).c_str(), &endpoint)) {
+    return refuse("read source address", text(source));
+  }
+  endpoint.source_interface = word(object.Get("sourceInterface"));
+  *out = endpoint;
+  return {};
+}
+
+Outcome read_listen(const Napi::Value& from, Listen* out) {
+  const auto object = from.As<Napi::Object>();
+  out->port = static_cast<uint16_t>(word(object.Get("port")));
+  out->address = text(object.Get("address"));
+  return {};
+}
+
+Outcome read_addresses(const Napi::Value& from, std::vector<IpAddress>* out) {
+  const auto array = from.As<Napi::Array>();
+  for (uint32_t i = 0; i < array.Length(); i++) {
+    const std::string literal = text(array.Get(i));
+    IpAddress address;
+    if (!parse_address(literal.c_str(), &address)) return refuse("read address", literal);
+    out->push_back(address);
+  }
+  return {};
+}
+
+Outcome read_prefixes(const Napi::Value& from, std::vector<Prefix>* out) {
+  const auto array = from.As<Napi::Array>();
+  out->reserve(array.Length());
+  for (uint32_t i = 0; i < array.Length(); i++) {
+    const std::string literal = text(array.Get(i));
+    Prefix prefix;
+    if (!parse_prefix(literal.c_str(), &prefix)) return refuse("read allowed IPs", literal);
+    out->push_back(prefix);
+  }
+  return {};
+}
+
+ClientToClient read_client_to_client(const Napi::Value& from) {
+  const std::string mode = text(from);
+  if (mode == "direct") return ClientToClient::kDirect;
+  return mode == "kernel" ? ClientToClient::kKernel : ClientToClient::kOff;
+}
+
+AeadChoice read_aead(const Napi::Value& from) {
+  const std::string choice = text(from);
+  if (choice == "ipsec-mb") return AeadChoice::kIpsecMb;
+  return choice == "openssl" ? AeadChoice::kOpenssl : AeadChoice::kAuto;
+}
+
+Offloads read_offloads(const Napi::Value& from) {
+  const auto object = from.As<Napi::Object>();
+  return {.tun_tcp = flag(object.Get("tunTcp")),
+          .tun_udp = flag(object.Get("tunUdp")),
+          .udp_gso = flag(object.Get("udpGso")),
+          .udp_gro = flag(object.Get("udpGro"))};
+}
+
+// ---- values for JavaScript ------------------------------------------------------------------
+
+Napi::Value from_failure(Napi::Env env, const Failure& failure, const std::string& value) {
+  auto object = Napi::Object::New(env);
+  object.Set("errno", failure.error);
+  object.Set("step", failure.step);
+  object.Set("value", value);
+  return object;
+}
+
+const char* aead_name(AeadKind kind) {
+  return kind == AeadKind::kIpsecMb ? "ipsec-mb" : "openssl";
+}
+
+Napi::Value from_opened(Napi::Env env, const Opened& opened) {
+  auto offloads = Napi::Object::New(env);
+  offloads.Set("tunTcp", opened.offloads.tun_tcp);
+  offloads.Set("tunUdp", opened.offloads.tun_udp);
+  offloads.Set("udpGso", opened.offloads.udp_gso);
+  offloads.Set("udpGro", opened.offloads.udp_gro);
+  auto object = Napi::Object::New(env);
+  object.Set("device", opened.device);
+  object.Set("port", static_cast<uint32_t>(opened.port));
+  object.Set("aead", aead_name(opened.aead));
+  object.Set("workers", opened.workers);
+  object.Set("offloads", offloads);
+  return object;
+}
+
+Napi::Value from_endpoint(Napi::Env env, const Endpoint& endpoint) {
+  auto object = Napi::Object::New(env);
+  object.Set("address", format_address(endpoint));
+  object.Set("port", static_cast<uint32_t>(endpoint.port()));
+  if (const auto source = format_source(endpoint)) object.Set("source", *source);
+  if (endpoint.source_interface != 0) object.Set("sourceInterface", endpoint.source_interface);
+  return object;
+}
+
+Napi::Object make_event(Napi::Env env, const char* type) {
+  auto event = Napi::Object::New(env);
+  event.Set("type", type);
+  return event;
+}
+
+Napi::Object from_handshake(Napi::Env env, const HandshakeEvent& handshake) {
+  auto message = Napi::Uint8Array::New(env, handshake.length);
+  std::memcpy(message.Data(), handshake.message, handshake.length);
+  auto event = make_event(env, "handshake");
+  event.Set("message", message);
+  event.Set("from", from_endpoint(env, handshake.from));
+  return event;
+}
+
+const char* offload_name(Offload offload) {
+  switch (offload) {
+    case Offload::kTunTcp:
+      return "tunTcp";
+    case Offload::kTunUdp:
+      return "tunUdp";
+    case Offload::kUdpGso:
+      return "udpGso";
+    case Offload::kUdpGro:
+      return "udpGro";
+  }
+  return "";
+}
+
+Napi::Object from_small(Napi::Env env, const SmallEvent& small) {
+  switch (small.kind) {
+    case SmallEvent::kNeedHandshake: {
+      auto event = make_event(env, "needHandshake");
+      event.Set("peer", small.peer);
+      return event;
+    }
+    case SmallEvent::kConfirmed: {
+      auto event = make_event(env, "confirmed");
+      event.Set("peer", small.peer);
+      event.Set("localIndex", small.local_index);
+      return event;
+    }
+    case SmallEvent::kFallback: {
+      auto event = make_event(env, "fallback");
+      event.Set("offload", offload_name(small.offload));
+      event.Set("errno", small.error);
+      return event;
+    }
+    case SmallEvent::kFault:
+      break;
+  }
+  auto event = make_event(env, "fault");
+  event.Set("where", small.where == Where::kTun ? "tun" : "udp");
+  event.Set("errno", small.error);
+  return event;
+}
+
+// ---- the object behind DataPlane ------------------------------------------------------------
+
+// Without an open device only open() and close() may be called; native/index.ts sees to that.
+class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
+ public:
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(env, "NativeDevice",
+                       {
+                           InstanceMethod<&NativeDevice::open>("open"),
+                           InstanceMethod<&NativeDevice::configure>("configure"),
+                           InstanceMethod<&NativeDevice::set_peer>("setPeer"),
+                           InstanceMethod<&NativeDevice::remove_peer>("removePeer"),
+                           InstanceMethod<&NativeDevice::install_keypair>("installKeypair"),
+                           InstanceMethod<&NativeDevice::drop_keypairs>("dropKeypairs"),
+                           InstanceMethod<&NativeDevice::send_handshake>("sendHandshake"),
+                           InstanceMethod<&NativeDevice::send_inner>("sendInner"),
+                           InstanceMethod<&NativeDevice::read_stats>("readStats"),
+                           InstanceMethod<&NativeDevice::take_events>("takeEvents"),
+                           InstanceMethod<&NativeDevice::has_events>("hasEvents"),
+                           InstanceMethod<&NativeDevice::close>("close"),
+                       });
+  }
+
+  explicit NativeDevice(const Napi::CallbackInfo& info) : ObjectWrap(info) {}
+  ~NativeDevice() override { stop(); }
+
+ private:
+  // open(options, onDoorbell): Interface or failure.
+  Napi::Value open(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    const auto object = info[0].As<Napi::Object>();
+    OpenOptions options;
+    options.device = text(object.Get("device"));
+    options.mtu = word(object.Get("mtu"));
+    options.fwmark = word(object.Get("fwmark"));
+    options.client_to_client = read_client_to_client(object.Get("clientToClient"));
+    options.workers = word(object.Get("workers"));
+    options.aead = read_aead(object.Get("aead"));
+    options.offloads = read_offloads(object.Get("offloads"));
+    (void)read_listen(object.Get("listen"), &options.listen);
+    Outcome misfit = read_key(object.Get("publicKey"), options.public_key);
+    if (!misfit) misfit = read_addresses(object.Get("addresses"), &options.addresses);
+    if (misfit) return from_failure(env, misfit->failure, misfit->value);
+
+    // One place in the queue: the doorbell says that there is something, not how much.
+    doorbell_ =
+        Napi::ThreadSafeFunction::New(env, info[1].As<Napi::Function>(), "culvert doorbell", 1, 1);
+    Opened opened;
+    Result<std::unique_ptr<Device>> device = Device::open(
+        options, &opened, [doorbell = doorbell_]() { (void)doorbell.NonBlockingCall(); });
+    if (!device.ok()) {
+      doorbell_.Release();
+      return from_failure(env, device.failure(), "");
+    }
+    device_ = std::move(device.value());
+    // Kept alive while open. When the environment ends first, its hooks run last in, first out:
+    // the workers are joined before the doorbell they ring goes away.
+    Ref();
+    napi_add_env_cleanup_hook(env, at_exit, this);
+    return from_opened(env, opened);
+  }
+
+  // configure(change): Interface or failure.
+  Napi::Value configure(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    const auto object = info[0].As<Napi::Object>();
+    Reconfiguration change;
+    Outcome misfit;
+    if (const Napi::Value value = object.Get("listen"); value.IsObject()) {
+      misfit = read_listen(value, &change.listen.emplace());
+    }
+    if (const Napi::Value value = object.Get("publicKey"); value.IsTypedArray()) {
+      misfit = read_key(value, change.public_key.emplace(kKeyBytes).data());
+    }
+    if (const Napi::Value value = object.Get("addresses"); !misfit && value.IsArray()) {
+      misfit = read_addresses(value, &change.addresses.emplace());
+    }
+    if (misfit) return from_failure(env, misfit->failure, misfit->value);
+    if (const Napi::Value value = object.Get("fwmark"); value.IsNumber()) {
+      change.fwmark = word(value);
+    }
+    if (const Napi::Value value = object.Get("mtu"); value.IsNumber()) change.mtu = word(value);
+    if (const Napi::Value value = object.Get("clientToClient"); value.IsString()) {
+      change.client_to_client = read_client_to_client(value);
+    }
+    Opened opened;
+    const Result<Nothing> done = device_->configure(change, &opened);
+    return done.ok() ? from_opened(env, opened) : from_failure(env, done.failure(), "");
+  }
+
+  // setPeer(peer, config): undefined or failure; then nothing has changed.
+  Napi::Value set_peer(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    const auto object = info[1].As<Napi::Object>();
+    uint8_t key[kKeyBytes];
+    Endpoint endpoint;
+    std::vector<Prefix> prefixes;
+    EndpointChange change = EndpointChange::kKeep;
+    Outcome misfit = read_key(object.Get("publicKey"), key);
+    const Napi::Value to = object.Get("endpoint");
+    if (to.IsNull()) change = EndpointChange::kForget;
+    if (!misfit && to.IsObject()) {
+      change = EndpointChange::kSet;
+      misfit = read_endpoint(to, &endpoint);
+    }
+    if (!misfit) misfit = read_prefixes(object.Get("allowedIps"), &prefixes);
+    if (misfit) return from_failure(env, misfit->failure, misfit->value);
+    device_->set_peer(word(info[0]), key, change, endpoint, prefixes);
+    return env.Undefined();
+  }
+
+  Napi::Value remove_peer(const Napi::CallbackInfo& info) {
+    device_->remove_peer(word(info[0]));
+    return info.Env().Undefined();
+  }
+
+  // installKeypair(peer, keypair): undefined or failure. Keys are copied; the caller wipes its own.
+  Napi::Value install_keypair(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    const auto object = info[1].As<Napi::Object>();
+    const Bytes send_key = bytes(object.Get("sendKey"));
+    const Bytes receive_key = bytes(object.Get("receiveKey"));
+    if (send_key.size() != kKeyBytes || receive_key.size() != kKeyBytes) {
+      return from_failure(env, {EINVAL, "read key"}, "not 32 bytes");
+    }
+    NewKeypair keypair;
+    keypair.role = text(object.Get("role")) == "initiator" ? Role::kInitiator : Role::kResponder;
+    keypair.local_index = word(object.Get("localIndex"));
+    keypair.remote_index = word(object.Get("remoteIndex"));
+    keypair.send_key = send_key.data();
+    keypair.receive_key = receive_key.data();
+    if (const Outcome misfit = read_endpoint(object.Get("endpoint"), &keypair.endpoint)) {
+      return from_failure(env, misfit->failure, misfit->value);
+    }
+    if (!device_->install_keypair(word(info[0]), keypair)) {
+      return from_failure(env, {ENOENT, "install keypair"}, text(info[0].ToString()));
+    }
+    return env.Undefined();
+  }
+
+  Napi::Value drop_keypairs(const Napi::CallbackInfo& info) {
+    device_->drop_keypairs(word(info[0]));
+    return info.Env().Undefined();
+  }
+
+  // sendHandshake(peer, to or null, message): whether it was sent, or failure.
+  Napi::Value send_handshake(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    const Bytes message = bytes(info[2]);
+    if (message.size() != kInitiationBytes && message.size() != kResponseBytes) {
+      return from_failure(env, {EINVAL, "read handshake message"},
+                          std::to_string(message.size()) + " bytes");
+    }
+    Endpoint to;
+    const bool given = info[1].IsObject();
+    if (given) {
+      if (const Outcome misfit = read_endpoint(info[1], &to)) {
+        return from_failure(env, misfit->failure, misfit->value);
+      }
+    }
+    return Napi::Boolean::New(env, device_->send_handshake(word(info[0]), given ? &to : nullptr,
+                                                           message.data(), message.size()));
+  }
+
+  // sendInner(peer, bytes): whether it was sent, or failure.
+  Napi::Value send_inner(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    const Bytes inner = bytes(info[1]);
+    if (inner.size() > kMaxInnerBytes) {
+      return from_failure(env, {EMSGSIZE, "send inner packet"},
+                          std::to_string(inner.size()) + " bytes");
+    }
+    return Napi::Boolean::New(env, device_->send_inner(word(info[0]), inner.data(), inner.size()));
+  }
+
+  // readStats(rows, columns): how many rows there are.
+  Napi::Value read_stats(const Napi::CallbackInfo& info) {
+    auto rows = info[0].As<Napi::BigUint64Array>();
+    const size_t columns = word(info[1]);
+    const size_t there = device_->read_stats(rows.Data(), rows.ElementLength() / columns, columns);
+    return Napi::Number::New(info.Env(), static_cast<double>(there));
+  }
+
+  // takeEvents(): the next events, as many as one turn may have.
+  Napi::Value take_events(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    auto events = Napi::Array::New(env);
+    uint32_t n = 0;
+    EventRing& ring = device_->events();
+    // A control frame must not overtake the event that its key was confirmed, which was pushed
+    // before it: frames counted now have theirs in the queue that is emptied first.
+    const size_t frames = std::min(ring.control_frames(), kControlPerTurn);
+    SmallEvent small = SmallEvent::need_handshake(0);
+    size_t taken = 0;
+    while (taken < kSmallPerTurn && ring.pop(&small)) {
+      events.Set(n++, from_small(env, small));
+      taken++;
+    }
+    uint32_t peer = 0;
+    size_t size = 0;
+    for (size_t i = 0; taken < kSmallPerTurn && i < frames && ring.next_control(&peer, &size);
+         i++) {
+      auto frame = Napi::Uint8Array::New(env, size);
+      ring.pop_control(frame.Data());
+      auto event = make_event(env, "control");
+      event.Set("peer", peer);
+      event.Set("bytes", frame);
+      events.Set(n++, event);
+    }
+    HandshakeEvent handshake;
+    for (size_t i = 0; i < kHandshakesPerTurn && ring.pop_handshake(&handshake); i++) {
+      events.Set(n++, from_handshake(env, handshake));
+    }
+    return events;
+  }
+
+  // hasEvents(): whether takeEvents() would bring any. While it would, the doorbell is silent.
+  Napi::Value has_events(const Napi::CallbackInfo& info) {
+    return Napi::Boolean::New(info.Env(), !device_->events().empty());
+  }
+
+  Napi::Value close(const Napi::CallbackInfo& info) {
+    if (device_) {
+      stop();
+      doorbell_.Release();
+      Unref();
+    }
+    return info.Env().Undefined();
+  }
+
+  // Joins the workers and closes everything. Safe without an open device.
+  void stop() {
+    if (!device_) return;
+    napi_remove_env_cleanup_hook(Env(), at_exit, this);
+    device_.reset();
+  }
+
+  // The environment ends: the doorbell's own hook comes after this one and lets go of it.
+  static void at_exit(void* self) { static_cast<NativeDevice*>(self)->device_.reset(); }
+
+  // Destroyed from the end: the device first, whose workers ring the doorbell.
+  Napi::ThreadSafeFunction doorbell_;
+  std::unique_ptr<Device> device_;
+};
+
+// ---- clock and back ends --------------------------------------------------------------------
+
+// now(): milliseconds of CLOCK_BOOTTIME.
+Napi::Value now(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(now_ms()));
+}
+
+// wall(): CLOCK_REALTIME.
+Napi::Value wall(const Napi::CallbackInfo& info) {
+  timespec t{};
+  ::clock_gettime(CLOCK_REALTIME, &t);
+  auto object = Napi::Object::New(info.Env());
+  object.Set("seconds", static_cast<double>(t.tv_sec));
+  object.Set("nanoseconds", static_cast<double>(t.tv_nsec));
+  return object;
+}
+
+// aeadBackends(): names of the AEAD back ends that work here.
+Napi::Value aead_backends(const Napi::CallbackInfo& info) {
+  auto names = Napi::Array::New(info.Env());
+  uint32_t n = 0;
+  for (const AeadKind kind : {AeadKind::kIpsecMb, AeadKind::kOpenssl}) {
+    if (aead_available(kind)) names.Set(n++, aead_name(kind));
+  }
+  return names;
+}
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  exports.Set("NativeDevice", NativeDevice::define(env));
+  exports.Set("now", Napi::Function::New<now>(env));
+  exports.Set("wall", Napi::Function::New<wall>(env));
+  exports.Set("aeadBackends", Napi::Function::New<aead_backends>(env));
+  return exports;
+}
+
+}  // namespace
+}  // namespace culvert
+
+static Napi::Object init_addon(Napi::Env env, Napi::Object exports) {
+  return culvert::init(env, exports);
+}
+NODE_API_MODULE(culvert, init_addon)
