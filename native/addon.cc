@@ -6,7 +6,9 @@
 // that TypeScript rules out are not looked for here.
 #include <napi.h>
 
+#include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "device.h"
 
@@ -126,12 +128,21 @@ Offloads read_offloads(const Napi::Value& from) {
 
 // ---- values for JavaScript ------------------------------------------------------------------
 
-Napi::Value from_failure(Napi::Env env, const Failure& failure, const std::string& value) {
+// An object of the given properties; a value is anything Napi::Value::From takes.
+template <typename... Values>
+Napi::Object make_object(Napi::Env env, const std::pair<const char*, Values>&... properties) {
   auto object = Napi::Object::New(env);
-  object.Set("errno", failure.error);
-  object.Set("step", failure.step);
-  object.Set("value", value);
+  (object.Set(properties.first, properties.second), ...);
   return object;
+}
+
+Napi::Value from_failure(Napi::Env env, const Failure& failure, const std::string& value = "") {
+  return make_object(env, std::pair("errno", failure.error), std::pair("step", failure.step),
+                     std::pair("value", value));
+}
+
+Napi::Value from_misfit(Napi::Env env, const Outcome& misfit) {
+  return from_failure(env, misfit->failure, misfit->value);
 }
 
 const char* aead_name(AeadKind kind) {
@@ -139,84 +150,51 @@ const char* aead_name(AeadKind kind) {
 }
 
 Napi::Value from_opened(Napi::Env env, const Opened& opened) {
-  auto offloads = Napi::Object::New(env);
-  offloads.Set("tunTcp", opened.offloads.tun_tcp);
-  offloads.Set("tunUdp", opened.offloads.tun_udp);
-  offloads.Set("udpGso", opened.offloads.udp_gso);
-  offloads.Set("udpGro", opened.offloads.udp_gro);
-  auto object = Napi::Object::New(env);
-  object.Set("device", opened.device);
-  object.Set("port", static_cast<uint32_t>(opened.port));
-  object.Set("aead", aead_name(opened.aead));
-  object.Set("workers", opened.workers);
-  object.Set("offloads", offloads);
-  return object;
+  const Offloads& on = opened.offloads;
+  const Napi::Object offloads =
+      make_object(env, std::pair("tunTcp", on.tun_tcp), std::pair("tunUdp", on.tun_udp),
+                  std::pair("udpGso", on.udp_gso), std::pair("udpGro", on.udp_gro));
+  return make_object(env, std::pair("device", opened.device),
+                     std::pair("port", uint32_t{opened.port}),
+                     std::pair("aead", aead_name(opened.aead)),
+                     std::pair("workers", opened.workers), std::pair("offloads", offloads));
 }
 
-Napi::Value from_endpoint(Napi::Env env, const Endpoint& endpoint) {
-  auto object = Napi::Object::New(env);
-  object.Set("address", format_address(endpoint));
-  object.Set("port", static_cast<uint32_t>(endpoint.port()));
+Napi::Object from_endpoint(Napi::Env env, const Endpoint& endpoint) {
+  auto object = make_object(env, std::pair("address", format_address(endpoint)),
+                            std::pair("port", uint32_t{endpoint.port()}));
   if (const auto source = format_source(endpoint)) object.Set("source", *source);
   if (endpoint.source_interface != 0) object.Set("sourceInterface", endpoint.source_interface);
   return object;
 }
 
-Napi::Object make_event(Napi::Env env, const char* type) {
-  auto event = Napi::Object::New(env);
-  event.Set("type", type);
-  return event;
-}
-
 Napi::Object from_handshake(Napi::Env env, const HandshakeEvent& handshake) {
   auto message = Napi::Uint8Array::New(env, handshake.length);
   std::memcpy(message.Data(), handshake.message, handshake.length);
-  auto event = make_event(env, "handshake");
-  event.Set("message", message);
-  event.Set("from", from_endpoint(env, handshake.from));
-  return event;
+  return make_object(env, std::pair("type", "handshake"), std::pair("message", message),
+                     std::pair("from", from_endpoint(env, handshake.from)));
 }
 
-const char* offload_name(Offload offload) {
-  switch (offload) {
-    case Offload::kTunTcp:
-      return "tunTcp";
-    case Offload::kTunUdp:
-      return "tunUdp";
-    case Offload::kUdpGso:
-      return "udpGso";
-    case Offload::kUdpGro:
-      return "udpGro";
-  }
-  return "";
-}
+// In the order of enum Offload.
+constexpr const char* kOffloadNames[] = {"tunTcp", "tunUdp", "udpGso", "udpGro"};
 
 Napi::Object from_small(Napi::Env env, const SmallEvent& small) {
   switch (small.kind) {
-    case SmallEvent::kNeedHandshake: {
-      auto event = make_event(env, "needHandshake");
-      event.Set("peer", small.peer);
-      return event;
-    }
-    case SmallEvent::kConfirmed: {
-      auto event = make_event(env, "confirmed");
-      event.Set("peer", small.peer);
-      event.Set("localIndex", small.local_index);
-      return event;
-    }
-    case SmallEvent::kFallback: {
-      auto event = make_event(env, "fallback");
-      event.Set("offload", offload_name(small.offload));
-      event.Set("errno", small.error);
-      return event;
-    }
+    case SmallEvent::kNeedHandshake:
+      return make_object(env, std::pair("type", "needHandshake"), std::pair("peer", small.peer));
+    case SmallEvent::kConfirmed:
+      return make_object(env, std::pair("type", "confirmed"), std::pair("peer", small.peer),
+                         std::pair("localIndex", small.local_index));
+    case SmallEvent::kFallback:
+      return make_object(env, std::pair("type", "fallback"),
+                         std::pair("offload", kOffloadNames[static_cast<size_t>(small.offload)]),
+                         std::pair("errno", small.error));
     case SmallEvent::kFault:
       break;
   }
-  auto event = make_event(env, "fault");
-  event.Set("where", small.where == Where::kTun ? "tun" : "udp");
-  event.Set("errno", small.error);
-  return event;
+  return make_object(env, std::pair("type", "fault"),
+                     std::pair("where", small.where == Where::kTun ? "tun" : "udp"),
+                     std::pair("errno", small.error));
 }
 
 // ---- the object behind DataPlane ------------------------------------------------------------
@@ -261,7 +239,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     (void)read_listen(object.Get("listen"), &options.listen);
     Outcome misfit = read_key(object.Get("publicKey"), options.public_key);
     if (!misfit) misfit = read_addresses(object.Get("addresses"), &options.addresses);
-    if (misfit) return from_failure(env, misfit->failure, misfit->value);
+    if (misfit) return from_misfit(env, misfit);
 
     // One place in the queue: the doorbell says that there is something, not how much.
     doorbell_ =
@@ -271,7 +249,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
         options, &opened, [doorbell = doorbell_]() { (void)doorbell.NonBlockingCall(); });
     if (!device.ok()) {
       doorbell_.Release();
-      return from_failure(env, device.failure(), "");
+      return from_failure(env, device.failure());
     }
     device_ = std::move(device.value());
     // Kept alive while open. When the environment ends first, its hooks run last in, first out:
@@ -296,7 +274,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     if (const Napi::Value value = object.Get("addresses"); !misfit && value.IsArray()) {
       misfit = read_addresses(value, &change.addresses.emplace());
     }
-    if (misfit) return from_failure(env, misfit->failure, misfit->value);
+    if (misfit) return from_misfit(env, misfit);
     if (const Napi::Value value = object.Get("fwmark"); value.IsNumber()) {
       change.fwmark = word(value);
     }
@@ -306,7 +284,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     }
     Opened opened;
     const Result<Nothing> done = device_->configure(change, &opened);
-    return done.ok() ? from_opened(env, opened) : from_failure(env, done.failure(), "");
+    return done.ok() ? from_opened(env, opened) : from_failure(env, done.failure());
   }
 
   // setPeer(peer, config): undefined or failure; then nothing has changed.
@@ -325,7 +303,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
       misfit = read_endpoint(to, &endpoint);
     }
     if (!misfit) misfit = read_prefixes(object.Get("allowedIps"), &prefixes);
-    if (misfit) return from_failure(env, misfit->failure, misfit->value);
+    if (misfit) return from_misfit(env, misfit);
     device_->set_peer(word(info[0]), key, change, endpoint, prefixes);
     return env.Undefined();
   }
@@ -351,7 +329,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     keypair.send_key = send_key.data();
     keypair.receive_key = receive_key.data();
     if (const Outcome misfit = read_endpoint(object.Get("endpoint"), &keypair.endpoint)) {
-      return from_failure(env, misfit->failure, misfit->value);
+      return from_misfit(env, misfit);
     }
     if (!device_->install_keypair(word(info[0]), keypair)) {
       return from_failure(env, {ENOENT, "install keypair"}, text(info[0].ToString()));
@@ -376,7 +354,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     const bool given = info[1].IsObject();
     if (given) {
       if (const Outcome misfit = read_endpoint(info[1], &to)) {
-        return from_failure(env, misfit->failure, misfit->value);
+        return from_misfit(env, misfit);
       }
     }
     return Napi::Boolean::New(env, device_->send_handshake(word(info[0]), given ? &to : nullptr,
@@ -423,10 +401,8 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
          i++) {
       auto frame = Napi::Uint8Array::New(env, size);
       ring.pop_control(frame.Data());
-      auto event = make_event(env, "control");
-      event.Set("peer", peer);
-      event.Set("bytes", frame);
-      events.Set(n++, event);
+      events.Set(n++, make_object(env, std::pair("type", "control"), std::pair("peer", peer),
+                                  std::pair("bytes", frame)));
     }
     HandshakeEvent handshake;
     for (size_t i = 0; i < kHandshakesPerTurn && ring.pop_handshake(&handshake); i++) {
@@ -475,10 +451,8 @@ Napi::Value now(const Napi::CallbackInfo& info) {
 Napi::Value wall(const Napi::CallbackInfo& info) {
   timespec t{};
   ::clock_gettime(CLOCK_REALTIME, &t);
-  auto object = Napi::Object::New(info.Env());
-  object.Set("seconds", static_cast<double>(t.tv_sec));
-  object.Set("nanoseconds", static_cast<double>(t.tv_nsec));
-  return object;
+  return make_object(info.Env(), std::pair("seconds", static_cast<double>(t.tv_sec)),
+                     std::pair("nanoseconds", static_cast<double>(t.tv_nsec)));
 }
 
 // aeadBackends(): names of the AEAD back ends that work here.

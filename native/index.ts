@@ -202,7 +202,7 @@ function checkNumbers(change: Reconfiguration & { readonly workers?: number }): 
   const limits: [string, number | undefined, number, number][] = [
     ['port', change.listen?.port, 0, 0xffff],
     ['fwmark', change.fwmark, 0, 0xffffffff],
-    ['mtu', change.mtu, 576, 65_455],
+    ['mtu', change.mtu, 68, 65_455],
     ['workers', change.workers, 0, 0xffff],
   ];
   for (const [name, value, low, high] of limits) {

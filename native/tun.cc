@@ -3,8 +3,12 @@
 #include <fcntl.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 namespace culvert {
 namespace {
@@ -35,6 +39,30 @@ bool device_request(const std::string& name, unsigned long what, ifreq* request)
   std::strncpy(request->ifr_name, name.c_str(), IFNAMSIZ - 1);
   UniqueFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   return socket.valid() && ::ioctl(socket.get(), what, request) == 0;
+}
+
+// Calls `ask` where it sees the devices beside the tun. In another namespace on a thread of its
+// own: a thread that could not come back would leave the program in the wrong one.
+template <typename Ask>
+void in_namespace_of(int queue, Ask ask) {
+  struct stat own {};
+  struct stat theirs {};
+  const UniqueFd netns(::ioctl(queue, TUNGETDEVNETNS, 0));
+  const bool elsewhere = netns.valid() && ::fstat(netns.get(), &theirs) == 0 &&
+                         ::stat("/proc/thread-self/ns/net", &own) == 0 &&
+                         own.st_ino != theirs.st_ino;
+  if (!elsewhere) return ask();
+  struct Errand {
+    int netns;
+    Ask& ask;
+  } errand{netns.get(), ask};
+  pthread_t thread;
+  const auto run = [](void* argument) -> void* {
+    Errand& e = *static_cast<Errand*>(argument);
+    if (::setns(e.netns, CLONE_NEWNET) == 0) e.ask();
+    return nullptr;
+  };
+  if (::pthread_create(&thread, nullptr, run, &errand) == 0) ::pthread_join(thread, nullptr);
 }
 
 void set_transmit_queue_length(const std::string& name) {
@@ -87,14 +115,22 @@ Result<Tun> Tun::open(const std::string& name, size_t queues, Offloads* offloads
   return tun;
 }
 
+// By name, in whatever namespace the device is in now: it may have been moved away from the sockets
+// and renamed. A name alone would find nothing there, or somebody else's device.
 uint32_t Tun::mtu() const {
-  ifreq request;
-  return device_request(name_, SIOCGIFMTU, &request) ? static_cast<uint32_t>(request.ifr_mtu) : 0;
+  const int queue = queues_[0].get();
+  ifreq request{};
+  if (::ioctl(queue, TUNGETIFF, &request) < 0) return 0;
+  const std::string name = request.ifr_name;
+  bool asked = false;
+  in_namespace_of(queue, [&] { asked = device_request(name, SIOCGIFMTU, &request); });
+  return asked ? static_cast<uint32_t>(request.ifr_mtu) : 0;
 }
 
+// A queue takes packets exactly while the link is up, which needs no name and no namespace.
 bool Tun::up() const {
-  ifreq request;
-  return device_request(name_, SIOCGIFFLAGS, &request) && (request.ifr_flags & IFF_UP) != 0;
+  pollfd queue{.fd = queues_[0].get(), .events = POLLOUT, .revents = 0};
+  return ::poll(&queue, 1, 0) == 1 && (queue.revents & (POLLOUT | POLLERR)) == POLLOUT;
 }
 
 }  // namespace culvert
