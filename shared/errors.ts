@@ -36,6 +36,170 @@ export const ERRORS = {
     exit: ExitCode.privilege,
     hint: 'Run as root, or grant CAP_NET_ADMIN.',
   },
+  // The device and its sockets.
+  ADDON_MISSING: {
+    exit: ExitCode.other,
+    hint: 'Run `npm run build` in a checkout, or `npm rebuild culvert-vpn` where it is installed.',
+  },
+  DEVICE_TAKEN: {
+    exit: ExitCode.alreadyRunning,
+    hint: 'Choose another name with --dev; `ip link` lists those in use.',
+  },
+  DEVICE_NAME_INVALID: {
+    exit: ExitCode.usage,
+    hint: 'Use at most 15 characters, no slash and no space, and no device of another kind.',
+  },
+  DEVICE_FAILED: { exit: ExitCode.other, hint: '`dmesg` may say more.' },
+  PORT_IN_USE: {
+    exit: ExitCode.alreadyRunning,
+    hint: 'Choose another port; `ss -ulnp` shows who has it.',
+  },
+  PORT_PRIVILEGED: {
+    exit: ExitCode.privilege,
+    hint: 'Choose a port from 1024 up, run as root, or grant CAP_NET_BIND_SERVICE.',
+  },
+  ADDRESS_NOT_LOCAL: {
+    exit: ExitCode.config,
+    hint: 'Choose an address of this host; `ip address` lists them.',
+  },
+  AEAD_UNAVAILABLE: {
+    exit: ExitCode.config,
+    hint: 'Let it choose by itself, or install libipsec-mb-dev and build again.',
+  },
+  // Running and stopping
+  ALREADY_RUNNING: {
+    exit: ExitCode.alreadyRunning,
+    hint: 'Stop the other one first, or give this one its own --state and --run.',
+  },
+  LOCK_FAILED: {
+    exit: ExitCode.other,
+    hint: 'Check that the directory can be written and that flock (util-linux) is installed.',
+  },
+  SOCKET_FAILED: {
+    exit: ExitCode.other,
+    hint: 'Check the run directory and its permissions, or choose another one with --run.',
+  },
+  REQUEST_FAILED: { exit: ExitCode.other, hint: 'Look at the log of the running program.' },
+
+  // Invites
+  INVITE_NOT_RECOGNISED: {
+    exit: ExitCode.usage,
+    hint: 'Paste the whole line that `vpn-server invite` printed; it begins with culvert1_.',
+  },
+  INVITE_DAMAGED: {
+    exit: ExitCode.usage,
+    hint: 'Copy the whole line again; not a character may be missing.',
+  },
+  INVITE_UNSUPPORTED: {
+    exit: ExitCode.usage,
+    hint: 'Update Culvert on this host, or ask for an invite from the same version.',
+  },
+  INVITE_EXPIRED: {
+    exit: ExitCode.refused,
+    hint: 'Ask for a new invite: `vpn-server invite NAME`.',
+  },
+  // Files that hold keys.
+  KEY_MALFORMED: {
+    exit: ExitCode.config,
+    hint: 'A key is 44 base64 characters, as `vpn-keygen genkey` prints it.',
+  },
+  KEY_FILE_READABLE_BY_OTHERS: {
+    exit: ExitCode.config,
+    hint: 'Run `chmod 600` on the file; when others may have read it, make a new key.',
+  },
+  KEY_FILE_UNUSABLE: { exit: ExitCode.config, hint: 'Check the path and its permissions.' },
+  KEY_FILE_EXISTS: {
+    exit: ExitCode.config,
+    hint: 'Choose another name, or move the old key away first.',
+  },
+  PASSPHRASE_WRONG: {
+    exit: ExitCode.config,
+    hint: 'Give the passphrase the key file was made with through --passphrase-file.',
+  },
+  // Profiles and the state of a client.
+  PROFILE_INVALID: {
+    exit: ExitCode.config,
+    hint: 'Correct the line named; `man wg-quick` lists the keys.',
+  },
+  PROFILE_UNKNOWN: {
+    exit: ExitCode.config,
+    hint: 'Ask the operator of the server for an invite and pass it with --invite.',
+  },
+  FULL_TUNNEL_UNSUPPORTED: {
+    exit: ExitCode.config,
+    hint: 'List the networks behind the tunnel in AllowedIPs, or set `Table = off`.',
+  },
+  NETWORK_CLASH: {
+    exit: ExitCode.config,
+    hint: 'Start the server with another --network.',
+  },
+  STATE_UNUSABLE: {
+    exit: ExitCode.config,
+    hint: 'Check the permissions of the state directory, or name another with --state.',
+  },
+  // The way to a server.
+  SERVER_UNREACHABLE: {
+    exit: ExitCode.unreachable,
+    hint: 'Check the address, that the server runs, and that UDP passes the firewalls between.',
+  },
+  NAME_NOT_RESOLVED: {
+    exit: ExitCode.unreachable,
+    hint: 'Check the spelling of the name and the resolver of this host.',
+  },
+  LEASE_UNACCEPTABLE: {
+    exit: ExitCode.refused,
+    hint: 'Ask the operator of the server to give addresses from a range for private use.',
+  },
+  REFUSED: { exit: ExitCode.refused, hint: 'Ask the operator of the server for a new invite.' },
+  DEVICE_LOST: {
+    exit: ExitCode.other,
+    hint: 'Start the server again; something on this host removed its device.',
+  },
+  // The server's configuration.
+  CONFIG_INVALID: {
+    exit: ExitCode.config,
+    hint: 'Correct the value named; docs/CONFIG.md lists every key.',
+  },
+  CONFIG_UNREADABLE: { exit: ExitCode.config, hint: 'Check the path and its permissions.' },
+  // The server's store.
+  STORE_CORRUPT: {
+    exit: ExitCode.other,
+    hint: 'Restore the state directory from a backup; nothing was changed.',
+  },
+  STORE_TOO_NEW: { exit: ExitCode.other, hint: 'Update Culvert on this host.' },
+  STORE_FAILED: {
+    exit: ExitCode.other,
+    hint: 'Check free space and permissions of the state directory.',
+  },
+  IDENTITY_MISMATCH: {
+    exit: ExitCode.config,
+    hint: 'Put back the identity.key that belongs to this state directory.',
+  },
+  // Peers and addresses.
+  PEER_UNKNOWN: { exit: ExitCode.other, hint: '`vpn-server peers` lists the names.' },
+  NAME_INVALID: {
+    exit: ExitCode.usage,
+    hint: 'Use 1 to 63 letters, digits, dots, dashes or underscores; begin with a letter or digit.',
+  },
+  NAME_TAKEN: { exit: ExitCode.other, hint: 'Choose another name, or revoke that peer first.' },
+  KEY_TAKEN: { exit: ExitCode.other, hint: 'Make a new key with `vpn-keygen new`.' },
+  ADDRESS_TAKEN: { exit: ExitCode.other, hint: '`vpn-server peers` lists the addresses.' },
+  ADDRESS_UNUSABLE: {
+    exit: ExitCode.usage,
+    hint: "Choose a host address of the tunnel network, not the server's.",
+  },
+  POOL_EXHAUSTED: {
+    exit: ExitCode.other,
+    hint: 'Revoke peers that are gone, or start the server with a larger --network.',
+  },
+  TOO_MANY_PEERS: { exit: ExitCode.other, hint: 'Raise maxClients, or revoke peers.' },
+  ENDPOINT_UNKNOWN: {
+    exit: ExitCode.usage,
+    hint: 'Name the address that clients reach: --endpoint HOST:PORT.',
+  },
+  // Programs of the host.
+  COMMAND_FAILED: { exit: ExitCode.other, hint: 'Run the command by hand to see more.' },
+  COMMAND_MISSING: { exit: ExitCode.other, hint: 'Install the package that has it.' },
   INTERNAL: { exit: ExitCode.other, hint: 'This is a defect in Culvert; please report it.' },
 } as const satisfies Record<string, CatalogueRow>;
 

@@ -1,0 +1,468 @@
+/**
+ * The running client: makes every part, connects them, keeps the tick, and takes all of it down
+ * again. The only file of the client that constructs things; what to do next is decided in
+ * connection.ts.
+ */
+import { mkdirSync, realpathSync } from 'node:fs';
+import { keyToBase64, publicKeyOf } from '../keys/keypair.ts';
+import { toHex } from '../shared/bytes.ts';
+import type { Clock } from '../shared/clock.ts';
+import type { DataPlane, Interface, OpenOptions, PeerId } from '../shared/dataplane.ts';
+import { VpnError } from '../shared/errors.ts';
+import type { Logger } from '../shared/log.ts';
+import { hash, randomBytes } from '../shared/noise/crypto.ts';
+import { Engine, type EngineEvent, TICK_MS } from '../shared/session/engine.ts';
+import { acquireInstanceLock, type InstanceLock } from '../shared/system/instance-lock.ts';
+import { Journal } from '../shared/system/journal.ts';
+import { type LocalSocket, serveLocalSocket } from '../shared/system/local-socket.ts';
+import { type Run, run } from '../shared/system/run.ts';
+import {
+  type Action,
+  Connection,
+  type ConnectionState,
+  type Identity,
+  type Input,
+  type Stage,
+} from './connection.ts';
+import { Control, type ControlNews } from './control.ts';
+import { type AcceptedLease, acceptLease, DEFAULT_MTU, type Network } from './lease.ts';
+import { NetworkSetup } from './network-setup.ts';
+import { OtherPeers } from './other-peers.ts';
+import { OwnKeys } from './own-keys.ts';
+import type { Place } from './place.ts';
+import { planTunnel, type TunnelPlan } from './plan.ts';
+import { type ProfileStore, TimestampFile } from './profile-store.ts';
+import { type LookUp, resolveEndpoints, systemLookUp } from './resolve.ts';
+import { type ClientStatus, describe } from './status.ts';
+import type { Target } from './target.ts';
+
+/** The server's peer id; other peers of a profile file come after it. */
+const SERVER = 1 as PeerId;
+
+export interface ClientOptions {
+  readonly target: Target;
+  readonly store: ProfileStore;
+  readonly place: Place;
+  /** null: chosen from the state directory. */
+  readonly device: string | null;
+  /** null: as the profile says, else chosen by the kernel. */
+  readonly localPort: number | null;
+  readonly timeoutMs: number;
+  readonly carrier: Pick<OpenOptions, 'workers' | 'aead' | 'offloads'>;
+  readonly log: Logger;
+  readonly onStage: (stage: Stage, text: string) => void;
+  /** Trouble on the way to the first connection, one sentence each. */
+  readonly onNote: (text: string) => void;
+  readonly onReady: (status: ClientStatus) => void;
+}
+
+/** The host as far as the client touches it; tests bring another one. */
+export interface ClientHost {
+  readonly dataPlane: DataPlane;
+  readonly clock: Clock;
+  readonly run: Run;
+  readonly lookUp: LookUp;
+}
+
+/** The host that this process runs on. Loads the addon. */
+export async function thisHost(): Promise<ClientHost> {
+  const { bootClock, createDataPlane } = await import('../native/index.ts');
+  return { dataPlane: createDataPlane(), clock: bootClock, run, lookUp: systemLookUp };
+}
+
+export class Client {
+  /** Settles when the client has stopped: null, or why it had to. */
+  readonly stopped: Promise<VpnError | null>;
+  readonly #options: ClientOptions;
+  readonly #host: ClientHost;
+  readonly #plan: TunnelPlan;
+  readonly #connection: Connection;
+  readonly #control: Control;
+  readonly #engine: Engine;
+  readonly #keys: OwnKeys;
+  #identity: Identity;
+  #lease: AcceptedLease | null = null;
+  #opened: Interface | null = null;
+  #setup: NetworkSetup | null = null;
+  #others: OtherPeers | null = null;
+  #lock: InstanceLock | null = null;
+  #socket: LocalSocket | null = null;
+  #timer: NodeJS.Timeout | null = null;
+  /** RFC 3339; null until connected. */
+  #since: string | null = null;
+  /** Inputs wait here until the actions of the one before are done. */
+  readonly #inputs: Input[] = [];
+  #handling = false;
+  /** Work on the host's network, one piece after the other. */
+  #work: Promise<void> = Promise.resolve();
+  #takingDown: Promise<void> | null = null;
+  #stopping = false;
+  #settle: (reason: VpnError | null) => void = () => {};
+
+  /** Errors: FULL_TUNNEL_UNSUPPORTED and those of reading our own key. */
+  constructor(options: ClientOptions, host: ClientHost) {
+    const { target, store } = options;
+    this.#options = options;
+    this.#host = host;
+    this.#plan = planTunnel(target);
+    this.#keys = new OwnKeys(target, store);
+    this.#identity = this.#keys.first;
+    const { endpoints, identity, network } = this.#plan;
+    const { timeoutMs } = options;
+    this.#connection = new Connection({ endpoints, identity, lease: network === null, timeoutMs });
+    const stamps = new TimestampFile(this.#keys.folder);
+    this.#engine = new Engine({
+      dataPlane: host.dataPlane,
+      clock: host.clock,
+      random: randomBytes,
+      privateKey: this.#keys.keyOf(this.#identity),
+      timestamps: { floor: stamps.read(), onUsed: (stamp) => this.#keepStamp(stamps, stamp) },
+      onEvent: (event) => this.#onEvent(event),
+    });
+    this.#control = new Control({
+      clock: host.clock,
+      random: randomBytes,
+      send: (frame) => this.#engine.sendControl(SERVER, frame),
+    });
+    this.stopped = new Promise((resolve) => {
+      this.#settle = resolve;
+    });
+  }
+
+  /**
+   * Opens device and sockets and begins to connect; `stopped` tells how it ends. Throws VpnError
+   * for whatever is in the way, after taking down what was already made.
+   */
+  async start(): Promise<void> {
+    try {
+      await this.#open();
+    } catch (error) {
+      await this.#takeDown();
+      await this.#release();
+      throw error;
+    }
+    this.#timer = setInterval(() => this.#tick(), TICK_MS);
+    this.#input({ type: 'start' });
+  }
+
+  /** Says goodbye, undoes every change to the host and ends; idempotent. */
+  async stop(reason: VpnError | null = null): Promise<void> {
+    if (this.#stopping) return;
+    this.#stopping = true;
+    let failure = reason;
+    try {
+      await this.#takeDown();
+      await this.#release();
+    } catch (cause) {
+      failure ??= new VpnError('INTERNAL', 'the client could not stop cleanly', { cause });
+    }
+    this.#settle(failure);
+  }
+
+  status(): ClientStatus {
+    if (this.#opened === null || this.#stopping) {
+      throw new VpnError('NOT_RUNNING', 'the client is stopping');
+    }
+    return describe({
+      state: this.#connection.state,
+      opened: this.#opened,
+      peer: this.#engine.peer(SERVER),
+      network: this.#network,
+      name: this.#keys.name,
+      publicKey: this.#engine.publicKey,
+      serverPublicKey: this.#plan.serverPublicKey,
+      since: this.#since,
+      notApplied: this.#lease?.notApplied ?? this.#plan.notApplied,
+      deviceDrops: this.#engine.device().drops,
+    });
+  }
+
+  get state(): ConnectionState {
+    return this.#connection.state;
+  }
+
+  /** How the host's network is to look now; null while the lease is missing. */
+  get #network(): Network | null {
+    return this.#lease?.network ?? this.#plan.network;
+  }
+
+  async #open(): Promise<void> {
+    const options = this.#options;
+    const plan = this.#plan;
+    this.#lock = acquireInstanceLock(this.#keys.folder, 'client');
+    this.#socket = await serveLocalSocket(options.place.socketPath, {
+      status: () => this.status(),
+      disconnect: () => this.#disconnect(),
+    });
+    const journal = new Journal(options.place.journalPath, this.#host.run);
+    if (journal.pending.length > 0) {
+      options.log.warn({ changes: journal.pending }, 'undoing what a client before left behind');
+      this.#report(await journal.undoAll());
+    }
+    this.#opened = this.#engine.open({
+      device: options.device ?? defaultDevice(options.place.stateDirectory),
+      mtu: plan.network?.mtu ?? DEFAULT_MTU,
+      listen: { port: options.localPort ?? plan.listenPort },
+      fwmark: plan.fwmark,
+      // Whatever a peer sends is for this host; forwarding is the kernel's business.
+      clientToClient: 'kernel',
+      addresses: innerAddresses(plan.network),
+      ...options.carrier,
+    });
+    this.#setup = new NetworkSetup(this.#opened.device, journal, this.#host.run);
+    this.#others = new OtherPeers({
+      peers: plan.others,
+      firstId: SERVER + 1,
+      engine: this.#engine,
+      resolve: (endpoint) => this.#resolve([endpoint]),
+    });
+    this.#others.start();
+  }
+
+  /** Undoes what others can see: routes, addresses, device. */
+  #takeDown(): Promise<void> {
+    this.#takingDown ??= (async () => {
+      if (this.#timer !== null) clearInterval(this.#timer);
+      if (this.#opened !== null && this.#engine.peer(SERVER)?.connected) this.#control.goodbye();
+      await this.#work;
+      this.#report((await this.#setup?.undo()) ?? []);
+      this.#engine.close();
+    })();
+    return this.#takingDown;
+  }
+
+  async #release(): Promise<void> {
+    await this.#socket?.close();
+    this.#lock?.release();
+  }
+
+  /** For `vpn-client disconnect`: answers when the host is as it was before. */
+  async #disconnect(): Promise<{ readonly device: string | null }> {
+    const device = this.#opened?.device ?? null;
+    await this.#takeDown();
+    setImmediate(() => void this.stop());
+    return { device };
+  }
+
+  #report(failures: readonly { readonly what: string; readonly error: unknown }[]): void {
+    for (const { what, error } of failures) {
+      this.#options.log.error({ err: error }, `could not undo: ${what}`);
+    }
+  }
+
+  #tick(): void {
+    this.#engine.tick();
+    if (this.#control.tick()) this.#input({ type: 'unanswered' });
+    this.#input({ type: 'tick' });
+  }
+
+  #input(input: Input): void {
+    this.#inputs.push(input);
+    if (this.#handling) return;
+    this.#handling = true;
+    try {
+      for (let next = this.#inputs.shift(); next !== undefined; next = this.#inputs.shift()) {
+        const actions = this.#connection.handle(next, this.#host.clock.now());
+        for (const action of actions) if (!this.#stopping) this.#perform(action);
+      }
+    } catch (error) {
+      void this.stop(asVpnError(error));
+    } finally {
+      this.#handling = false;
+    }
+  }
+
+  #perform(action: Action): void {
+    switch (action.type) {
+      case 'resolve':
+        void this.#resolve(this.#plan.endpoints).then((resolution) =>
+          this.#input({ type: 'resolved', resolution }),
+        );
+        break;
+      case 'aim':
+        this.#become(action.identity);
+        this.#setServerPeer(action.endpoint);
+        this.#engine.connect(SERVER);
+        break;
+      case 'request':
+        if (action.request === 'lease') this.#control.lease();
+        else this.#control.enrol(keyToBase64(publicKeyOf(this.#keys.beginEnrolment())));
+        break;
+      case 'keep':
+        this.#keys.completeEnrolment(action.name);
+        break;
+      case 'apply':
+        this.#later(() => this.#apply());
+        break;
+      case 'check':
+        this.#later(() => this.#check());
+        break;
+      case 'stage':
+        this.#options.onStage(action.stage, action.text);
+        break;
+      case 'note':
+        if (this.#since === null) this.#options.onNote(action.text);
+        else this.#options.log.warn(action.text);
+        break;
+      case 'ready':
+        this.#ready();
+        break;
+      case 'fail':
+        void this.stop(action.error);
+        break;
+      default:
+        action satisfies never;
+    }
+  }
+
+  #resolve(endpoints: TunnelPlan['endpoints']) {
+    return resolveEndpoints(endpoints, this.#plan.fwmark, this.#host.lookUp, this.#host.run);
+  }
+
+  #become(identity: Identity): void {
+    if (identity === this.#identity) return;
+    this.#identity = identity;
+    this.#engine.setPrivateKey(this.#keys.keyOf(identity));
+    this.#control.reset();
+  }
+
+  /** `endpoint` absent: it stays as it is. */
+  #setServerPeer(endpoint?: { readonly address: string; readonly port: number }): void {
+    const { serverPublicKey, presharedKey, allowedIps, keepalive } = this.#plan;
+    this.#engine.setPeer(SERVER, {
+      publicKey: serverPublicKey,
+      ...(presharedKey ? { presharedKey } : {}),
+      ...(endpoint ? { endpoint } : {}),
+      allowedIps: this.#lease?.allowedIps ?? allowedIps,
+      persistentKeepalive: this.#lease?.keepalive ?? keepalive,
+    });
+  }
+
+  #onEvent(event: EngineEvent): void {
+    const { log } = this.#options;
+    switch (event.type) {
+      case 'attempt':
+        if (event.peer === SERVER) this.#input({ type: 'attempt' });
+        break;
+      case 'established':
+        log.debug({ peer: event.peer, role: event.role }, 'session established');
+        if (event.peer !== SERVER) break;
+        this.#input({ type: 'established', endpoint: event.endpoint });
+        break;
+      case 'gaveUp':
+        if (event.peer === SERVER) this.#input({ type: 'gaveUp' });
+        else this.#others?.gaveUp(event.peer);
+        break;
+      case 'control':
+        if (event.peer === SERVER) this.#hear(this.#control.receive(event.bytes));
+        break;
+      case 'refused':
+        log.debug({ reason: event.reason, from: event.from.address }, 'handshake message refused');
+        break;
+      case 'expired':
+        log.debug({ peer: event.peer }, 'session expired');
+        break;
+      case 'fallback':
+        log.info({ offload: event.offload, errno: event.errno }, 'offload given up');
+        break;
+      case 'fault':
+        void this.stop(
+          new VpnError('DEVICE_LOST', `the ${event.where} failed (errno ${event.errno})`),
+        );
+        break;
+      default:
+        event satisfies never;
+    }
+  }
+
+  #hear(news: ControlNews | null): void {
+    if (news === null) return;
+    if (news.type === 'bye') this.#control.reset();
+    if (news.type !== 'leased') {
+      this.#input(news);
+      return;
+    }
+    const accepted = acceptLease(news.lease);
+    if (typeof accepted === 'string') {
+      const message = `the lease of the server is refused: ${accepted}`;
+      if (this.#since !== null) this.#options.log.warn(message);
+      else void this.stop(new VpnError('LEASE_UNACCEPTABLE', message));
+      return;
+    }
+    this.#lease = accepted;
+    // Whoever leases to our own key knows it, even when the answer to the enrolment was lost.
+    this.#keys.completeEnrolment(null);
+    this.#input({ type: 'leased' });
+  }
+
+  #later(piece: () => Promise<void>): void {
+    this.#work = this.#work.then(async () => {
+      if (this.#stopping || this.#takingDown !== null) return;
+      try {
+        await piece();
+      } catch (error) {
+        const known = asVpnError(error);
+        if (this.#since === null) void this.stop(known);
+        else this.#options.log.error({ err: known }, 'the network could not be changed');
+      }
+    });
+  }
+
+  async #apply(): Promise<void> {
+    const network = this.#network;
+    if (network === null || this.#setup === null) return;
+    this.#setServerPeer();
+    this.#engine.configure({ mtu: network.mtu, addresses: innerAddresses(network) });
+    await this.#setup.apply(network);
+    this.#input({ type: 'applied', text: network.addresses.join(', ') || 'none' });
+  }
+
+  async #check(): Promise<void> {
+    const network = this.#network;
+    if (network === null || this.#setup === null) return;
+    const endpoint = this.#engine.peer(SERVER)?.endpoint?.address ?? null;
+    await this.#setup.check(network, endpoint, this.#plan.fwmark);
+    const whom = network.serverAddress ?? 'the network';
+    this.#input({ type: 'checked', text: `${whom} through ${this.#opened?.device}` });
+  }
+
+  #ready(): void {
+    this.#since = new Date(this.#host.clock.wall().seconds * 1000).toISOString();
+    for (const text of this.#lease?.refused ?? []) {
+      this.#options.log.warn(`refused from the server: ${text}`);
+    }
+    for (const text of this.#lease?.notApplied ?? this.#plan.notApplied) {
+      this.#options.log.warn(`not applied yet: ${text}`);
+    }
+    this.#options.onReady(this.status());
+  }
+
+  #keepStamp(stamps: TimestampFile, stamp: Uint8Array): void {
+    try {
+      stamps.write(stamp);
+    } catch (error) {
+      // A full disk must not end the tunnel.
+      this.#options.log.error({ err: error }, 'the handshake timestamp could not be written');
+    }
+  }
+}
+
+/**
+ * Device name of a state directory: the folder of the control sockets that `wg` uses is shared by
+ * all network namespaces, so that a plain `%d` would clash between instances.
+ */
+function defaultDevice(stateDirectory: string): string {
+  mkdirSync(stateDirectory, { recursive: true, mode: 0o700 });
+  const path = new TextEncoder().encode(realpathSync(stateDirectory));
+  return `cvc${toHex(hash(path)).slice(0, 6)}`;
+}
+
+function innerAddresses(network: Network | null): string[] {
+  return (network?.addresses ?? []).map((cidr) => cidr.split('/')[0]!);
+}
+
+function asVpnError(error: unknown): VpnError {
+  if (error instanceof VpnError) return error;
+  const message = error instanceof Error ? error.message : String(error);
+  return new VpnError('INTERNAL', `unexpected error: ${message}`, { cause: error });
+}

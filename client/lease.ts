@@ -1,0 +1,122 @@
+/**
+ * What a client takes from a server. A lease is a wish: everything in it is checked against fixed
+ * bounds before any of it touches the host; what is refused is named and the rest is used. Pure.
+ */
+
+import {
+  type Cidr,
+  cidrText,
+  contains,
+  isPrivate,
+  networkText,
+  parseCidr,
+} from '../shared/cidr.ts';
+import type { LeaseAnswer } from '../shared/control/messages.ts';
+
+/** MTU of a tunnel when neither side says otherwise: fits a path of 1500 bytes over IPv6. */
+export const DEFAULT_MTU = 1420;
+const LOWEST_MTU = 1280;
+const HIGHEST_MTU = 65_455;
+const MAX_ROUTES = 256;
+const MAX_DNS = 8;
+/** Shortest prefix of a tunnel network by family: the largest is 10.0.0.0/8. */
+const SHORTEST_PREFIX = { 4: 8, 6: 32 } as const;
+
+/** How the host is to look while the tunnel is up. */
+export interface Network {
+  /** Own addresses, `address/length`. */
+  readonly addresses: readonly string[];
+  readonly mtu: number;
+  /** Destinations through the tunnel beyond the networks of `addresses`. */
+  readonly routes: readonly string[];
+  /** Routing table for `routes`; absent: the main one. */
+  readonly table?: number;
+  /** An address that must be reached through the tunnel; null: none is known. */
+  readonly serverAddress: string | null;
+}
+
+export interface AcceptedLease {
+  readonly network: Network;
+  /** Ranges the server may send from and is sent to. */
+  readonly allowedIps: readonly string[];
+  /** Seconds, 0: off. */
+  readonly keepalive: number;
+  /** What the server sent and we do not take, one sentence each. */
+  readonly refused: readonly string[];
+  /** What we would take and cannot apply yet. */
+  readonly notApplied: readonly string[];
+}
+
+/** Checks a lease; a string says why it cannot be used at all. */
+export function acceptLease(answer: LeaseAnswer): AcceptedLease | string {
+  const refused: string[] = [];
+  const main = tunnelAddress(answer.address, answer.prefixLength, answer.serverAddress);
+  if (typeof main === 'string') return main;
+  const ranges = [main];
+  if (answer.address6 && answer.prefixLength6 && answer.serverAddress6) {
+    const second = tunnelAddress(answer.address6, answer.prefixLength6, answer.serverAddress6);
+    if (typeof second === 'string') refused.push(second);
+    else ranges.push(second);
+  }
+  return {
+    network: {
+      addresses: ranges.map(cidrText),
+      mtu: acceptMtu(answer.mtu, refused),
+      routes: [],
+      serverAddress: answer.serverAddress,
+    },
+    allowedIps: ranges.map(networkText),
+    keepalive: answer.keepalive,
+    refused,
+    notApplied: [...acceptRoutes(answer, refused), ...acceptDns(answer, refused)],
+  };
+}
+
+/** The own address as a range, or why it is refused. */
+function tunnelAddress(address: string, prefixLength: number, server: string): Cidr | string {
+  const range = parseCidr(`${address}/${prefixLength}`);
+  const serverRange = parseCidr(server);
+  if (range === null || serverRange === null) return `the address ${address} is malformed`;
+  const text = cidrText(range);
+  if (prefixLength < SHORTEST_PREFIX[range.family]) return `the network of ${text} is too large`;
+  if (!isPrivate(range)) return `the address ${text} is not in a range for private use`;
+  if (!contains(range, serverRange)) return `the server's address ${server} is not in ${text}`;
+  return range;
+}
+
+function acceptMtu(mtu: number, refused: string[]): number {
+  // 0: the server leaves it to us.
+  if (mtu === 0) return DEFAULT_MTU;
+  if (mtu >= LOWEST_MTU && mtu <= HIGHEST_MTU) return mtu;
+  refused.push(`the MTU ${mtu} is not from ${LOWEST_MTU} to ${HIGHEST_MTU}`);
+  return DEFAULT_MTU;
+}
+
+function acceptRoutes(answer: LeaseAnswer, refused: string[]): string[] {
+  const wanted = answer.routes.slice(0, MAX_ROUTES);
+  if (answer.routes.length > MAX_ROUTES) {
+    refused.push(`${answer.routes.length - MAX_ROUTES} routes beyond the first ${MAX_ROUTES}`);
+  }
+  const accepted: string[] = [];
+  for (const text of wanted) {
+    const range = parseCidr(text);
+    if (range === null) refused.push('a route that is no address range');
+    else if (range.prefixLength === 0) refused.push(`the default route ${text}`);
+    else accepted.push(`route ${networkText(range)}`);
+  }
+  if (answer.full) refused.push('the wish that all traffic goes through the tunnel');
+  return accepted;
+}
+
+function acceptDns(answer: LeaseAnswer, refused: string[]): string[] {
+  if (answer.dns.length > MAX_DNS) {
+    refused.push(`${answer.dns.length - MAX_DNS} name servers beyond the first ${MAX_DNS}`);
+  }
+  const accepted: string[] = [];
+  for (const text of answer.dns.slice(0, MAX_DNS)) {
+    if (text.includes('/') || parseCidr(text) === null)
+      refused.push('a name server that is no address');
+    else accepted.push(`name server ${text}`);
+  }
+  return accepted;
+}

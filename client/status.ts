@@ -1,0 +1,115 @@
+/**
+ * What `vpn-client status` shows: one flat set of facts, and its text for people. Pure.
+ */
+import { keyToBase64, type PublicKey } from '../keys/keypair.ts';
+import { DROP_REASONS, type DropReason, type Interface } from '../shared/dataplane.ts';
+import { formatHostPort } from '../shared/profile.ts';
+import type { PeerStatus } from '../shared/session/engine.ts';
+import type { ConnectionState } from './connection.ts';
+import type { Network } from './lease.ts';
+
+/** As `--json` prints it. */
+export interface ClientStatus {
+  readonly state: ConnectionState;
+  readonly device: string;
+  /** Name the server gave us; null for profile files. */
+  readonly name: string | null;
+  readonly publicKey: string;
+  /** `address/length`; empty while there is no lease. */
+  readonly addresses: readonly string[];
+  readonly mtu: number | null;
+  readonly routes: readonly string[];
+  /** What the server or the profile asks for and this version does not apply. */
+  readonly notApplied: readonly string[];
+  readonly port: number;
+  readonly aead: string;
+  readonly workers: number;
+  /** RFC 3339; null: not yet. */
+  readonly connectedSince: string | null;
+  readonly server: {
+    readonly publicKey: string;
+    /** `address:port`; null: not known. */
+    readonly endpoint: string | null;
+    /** RFC 3339; null: never. */
+    readonly lastHandshake: string | null;
+    readonly bytesReceived: number;
+    readonly bytesSent: number;
+    readonly drops: Readonly<Record<string, number>>;
+  };
+  /** What was dropped and belongs to no peer. */
+  readonly drops: Readonly<Record<string, number>>;
+}
+
+export interface StatusSources {
+  readonly state: ConnectionState;
+  readonly opened: Interface;
+  readonly peer: PeerStatus | undefined;
+  readonly network: Network | null;
+  readonly name: string | null;
+  readonly publicKey: PublicKey;
+  readonly serverPublicKey: PublicKey;
+  readonly since: string | null;
+  readonly notApplied: readonly string[];
+  readonly deviceDrops: Readonly<Record<DropReason, number>>;
+}
+
+export function describe(from: StatusSources): ClientStatus {
+  const { opened, peer, network } = from;
+  const endpoint = peer?.endpoint ?? null;
+  const handshake = peer?.lastHandshake ?? null;
+  return {
+    state: from.state,
+    device: opened.device,
+    name: from.name,
+    publicKey: keyToBase64(from.publicKey),
+    addresses: network?.addresses ?? [],
+    mtu: network?.mtu ?? null,
+    routes: network?.routes ?? [],
+    notApplied: from.notApplied,
+    port: opened.port,
+    aead: opened.aead,
+    workers: opened.workers,
+    connectedSince: from.since,
+    server: {
+      publicKey: keyToBase64(from.serverPublicKey),
+      endpoint: endpoint && formatHostPort({ host: endpoint.address, port: endpoint.port }),
+      lastHandshake: handshake && new Date(handshake.seconds * 1000).toISOString(),
+      bytesReceived: peer?.bytesReceived ?? 0,
+      bytesSent: peer?.bytesSent ?? 0,
+      drops: peer?.drops ?? {},
+    },
+    drops: from.deviceDrops,
+  };
+}
+
+/** The status as lines for people. */
+export function statusText(status: ClientStatus): string {
+  const { server } = status;
+  const drops = DROP_REASONS.map(
+    (reason) => [reason, (server.drops[reason] ?? 0) + (status.drops[reason] ?? 0)] as const,
+  ).filter(([, count]) => count > 0);
+  const rows: [string, string][] = [
+    [
+      'state',
+      `${status.state}${status.connectedSince ? `, up since ${status.connectedSince}` : ''}`,
+    ],
+    ['device', `${status.device}${status.mtu ? `, MTU ${status.mtu}` : ''}`],
+    ['address', status.addresses.join(', ') || 'none yet'],
+    ['server', server.endpoint ?? 'not found yet'],
+    ['handshake', server.lastHandshake ?? 'never'],
+    ['received', bytesText(server.bytesReceived)],
+    ['sent', bytesText(server.bytesSent)],
+  ];
+  if (status.name !== null) rows.splice(1, 0, ['name', status.name]);
+  if (status.routes.length > 0) rows.push(['routes', status.routes.join(', ')]);
+  if (drops.length > 0) rows.push(['dropped', drops.map(([r, n]) => `${r} ${n}`).join(', ')]);
+  return rows.map(([label, value]) => `${label.padEnd(10)} ${value}`).join('\n');
+}
+
+/** `1.5 MiB`; exact below 1 KiB. */
+function bytesText(bytes: number): string {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
+  let [value, unit] = [bytes, 0];
+  while (value >= 1024 && unit < units.length - 1) [value, unit] = [value / 1024, unit + 1];
+  return `${unit === 0 ? value : value.toFixed(1)} ${units[unit]}`;
+}

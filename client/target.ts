@@ -1,0 +1,156 @@
+/**
+ * What `connect` was asked for, as one Target: a profile file, a server that is remembered, or a
+ * server that an invite leads to. Reads files, writes nothing.
+ */
+import { closeSync, existsSync, fstatSync, openSync, readFileSync } from 'node:fs';
+import { basename } from 'node:path';
+import { keyToBase64, publicKeyOf } from '../keys/keypair.ts';
+import { type Invite, parseInvite, requireUnexpired } from '../shared/control/invite.ts';
+import { VpnError } from '../shared/errors.ts';
+import {
+  formatHostPort,
+  type HostPort,
+  type Profile,
+  parseHostPort,
+  parseProfile,
+} from '../shared/profile.ts';
+import type { Membership, ProfileStore } from './profile-store.ts';
+
+export type Target =
+  | { readonly type: 'file'; readonly profile: Profile }
+  | { readonly type: 'member'; readonly membership: Membership }
+  | {
+      readonly type: 'invite';
+      readonly invite: Invite;
+      /** Where to connect, in the order to try. */
+      readonly endpoints: readonly HostPort[];
+      /** An earlier use of the same invite that was cut off. */
+      readonly begun: Membership | null;
+    };
+
+export interface TargetRequest {
+  /** HOST:PORT or the path of a profile; absent: the only server remembered, or the invite's. */
+  readonly text: string | undefined;
+  /** Text of an invite. */
+  readonly invite: string | undefined;
+  /** Unix seconds. */
+  readonly now: number;
+}
+
+export interface Choice {
+  readonly target: Target;
+  /** What the user should know, one sentence each. */
+  readonly notes: readonly string[];
+}
+
+const MAX_PROFILE_BYTES = 1 << 20;
+
+/**
+ * Errors: PROFILE_UNKNOWN, PROFILE_INVALID, KEY_MALFORMED, KEY_FILE_READABLE_BY_OTHERS,
+ * KEY_FILE_UNUSABLE, USAGE and those of invites.
+ */
+export function chooseTarget(request: TargetRequest, store: ProfileStore): Choice {
+  const { text, invite } = request;
+  const endpoint = text === undefined ? null : parseHostPort(text);
+  // `./office:51820` is a file, and so is whatever has a slash or no port.
+  if (text !== undefined && (endpoint === null || text.includes('/'))) {
+    if (invite !== undefined) {
+      throw new VpnError('USAGE', 'a profile file and an invite exclude each other');
+    }
+    return readProfile(text);
+  }
+  if (invite !== undefined) return chooseByInvite(parseInvite(invite), endpoint, request, store);
+  const membership = endpoint ? store.find(endpoint) : onlyMembership(store);
+  if (membership === null) {
+    throw new VpnError('PROFILE_UNKNOWN', `nothing is remembered of ${text}`);
+  }
+  return { target: { type: 'member', membership }, notes: [] };
+}
+
+function chooseByInvite(
+  invite: Invite,
+  endpoint: HostPort | null,
+  request: TargetRequest,
+  store: ProfileStore,
+): Choice {
+  const known = store.findByInvite(invite);
+  if (known?.enrolled) {
+    const note = 'this invite was used here before; connecting with what is remembered';
+    return { target: { type: 'member', membership: known }, notes: [note] };
+  }
+  // Cut off: the server may know our own key already, and then the expiry does not matter.
+  if (known === null) requireUnexpired(invite, request.now);
+  const named = invite.endpoints.flatMap((e) => parseHostPort(e) ?? []);
+  const endpoints = endpoint ? [endpoint, ...named.filter((e) => !same(e, endpoint))] : named;
+  if (endpoints.length === 0) {
+    throw new VpnError('INVITE_DAMAGED', 'the invite names no usable endpoint');
+  }
+  const former = store.find(endpoints[0]!);
+  const notes = former?.enrolled
+    ? [`this is a new invite for ${formatHostPort(endpoints[0]!)}; it replaces what is remembered`]
+    : [];
+  return { target: { type: 'invite', invite, endpoints, begun: known }, notes };
+}
+
+function onlyMembership(store: ProfileStore): Membership {
+  const all = store.enrolled();
+  if (all.length === 1) return all[0]!;
+  if (all.length === 0) throw new VpnError('PROFILE_UNKNOWN', 'no server is remembered yet');
+  const names = all.map((m) => formatHostPort(m.endpoints[0]!)).join(', ');
+  throw new VpnError('USAGE', `several servers are remembered: ${names}`, {
+    hint: 'Say which: `vpn-client connect HOST:PORT`.',
+  });
+}
+
+function readProfile(path: string): Choice {
+  if (!existsSync(path)) {
+    throw new VpnError('PROFILE_UNKNOWN', `${path} is neither HOST:PORT nor a file`, {
+      hint: 'Give HOST:PORT or the path of a profile.',
+    });
+  }
+  const profile = parseProfile(readSecretText(path), basename(path));
+  if (profile.peers.length === 0) {
+    throw new VpnError('PROFILE_INVALID', `${basename(path)}: there is no [Peer]`);
+  }
+  if (profile.privateKey === undefined) {
+    throw new VpnError('PROFILE_INVALID', `${basename(path)}: there is no PrivateKey`);
+  }
+  const own = keyToBase64(publicKeyOf(profile.privateKey));
+  if (profile.peers.some((peer) => keyToBase64(peer.publicKey) === own)) {
+    throw new VpnError('PROFILE_INVALID', `${basename(path)}: a [Peer] has our own public key`);
+  }
+  return { target: { type: 'file', profile }, notes: profile.warnings };
+}
+
+/** The text of a file with a secret in it, which others must not be able to read. */
+function readSecretText(path: string): string {
+  let fd: number;
+  try {
+    fd = openSync(path, 'r');
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    throw new VpnError('KEY_FILE_UNUSABLE', `cannot read ${path}: ${code}`, { cause });
+  }
+  try {
+    const { mode, size } = fstatSync(fd);
+    if ((mode & 0o170000) === 0o100000 && (mode & 0o077) !== 0) {
+      const bits = (mode & 0o777).toString(8).padStart(4, '0');
+      throw new VpnError(
+        'KEY_FILE_READABLE_BY_OTHERS',
+        `${path} holds a private key and is open to others (mode ${bits})`,
+      );
+    }
+    if (size > MAX_PROFILE_BYTES) throw new VpnError('PROFILE_INVALID', `${path} is too large`);
+    return readFileSync(fd, 'utf8');
+  } catch (cause) {
+    if (cause instanceof VpnError) throw cause;
+    const { code } = cause as NodeJS.ErrnoException;
+    throw new VpnError('KEY_FILE_UNUSABLE', `cannot read ${path}: ${code}`, { cause });
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function same(a: HostPort, b: HostPort): boolean {
+  return formatHostPort(a).toLowerCase() === formatHostPort(b).toLowerCase();
+}

@@ -1,0 +1,58 @@
+/**
+ * Which address of the tunnel network a peer gets. Pure bookkeeping in memory: the store keeps
+ * what was given, the registry decides to whom.
+ */
+import { contains, type Ipv4, type Ipv4Network, lastAddress } from './ipv4.ts';
+
+export interface AddressRange {
+  readonly network: Ipv4Network;
+  /** The server's own address; never given away. */
+  readonly serverAddress: Ipv4;
+  /** First and last address given without being asked for; default: all hosts. */
+  readonly start?: Ipv4;
+  readonly end?: Ipv4;
+}
+
+/** Why a wanted address cannot be had. */
+export type AddressRefusal = 'outside' | 'notAHost' | 'server' | 'taken';
+
+export class AddressPool {
+  readonly #range: Required<AddressRange>;
+  readonly #taken = new Set<Ipv4>();
+
+  constructor(range: AddressRange) {
+    this.#range = {
+      ...range,
+      start: range.start ?? ((range.network.base + 1) as Ipv4),
+      end: range.end ?? ((lastAddress(range.network) - 1) as Ipv4),
+    };
+  }
+
+  /** Takes one certain address, inside the pool's bounds or not; null: done. */
+  reserve(address: Ipv4): AddressRefusal | null {
+    const { network, serverAddress } = this.#range;
+    if (!contains(network, address)) return 'outside';
+    if (address === network.base || address === lastAddress(network)) return 'notAHost';
+    if (address === serverAddress) return 'server';
+    if (this.#taken.has(address)) return 'taken';
+    this.#taken.add(address);
+    return null;
+  }
+
+  /** Takes the lowest free address from start to end; null: exhausted. */
+  allocate(): Ipv4 | null {
+    const { start, end, serverAddress } = this.#range;
+    for (let address: number = start; address <= end; address += 1) {
+      const candidate = address as Ipv4;
+      if (candidate === serverAddress || this.#taken.has(candidate)) continue;
+      this.#taken.add(candidate);
+      return candidate;
+    }
+    return null;
+  }
+
+  /** Gives an address back. */
+  release(address: Ipv4): void {
+    this.#taken.delete(address);
+  }
+}

@@ -1,0 +1,223 @@
+/**
+ * What the operator does with people: invite, list, revoke. The same code runs inside the server,
+ * behind its local socket, and in a command while the server is stopped. Prints nothing.
+ */
+import {
+  generatePrivateKey,
+  keyToBase64,
+  type PrivateKey,
+  type PublicKey,
+  publicKeyOf,
+} from '../keys/keypair.ts';
+import { wipe } from '../shared/bytes.ts';
+import { formatInvite } from '../shared/control/invite.ts';
+import { VpnError } from '../shared/errors.ts';
+import { formatHostPort, formatProfile } from '../shared/profile.ts';
+import type { ServerConfiguration } from './configuration.ts';
+import { withPort } from './configuration-values.ts';
+import { formatNetwork } from './ipv4.ts';
+import type { Registry } from './registry.ts';
+import type { Store } from './store/store.ts';
+
+export interface AdministrationOptions {
+  readonly registry: Registry;
+  readonly store: Store;
+  readonly publicKey: PublicKey;
+  readonly configuration: Pick<
+    ServerConfiguration,
+    'endpoints' | 'listen' | 'network' | 'push' | 'mtu'
+  >;
+  /** Unix seconds. */
+  readonly now: () => number;
+  /** Address of the host as others see it; null when it cannot be told. */
+  readonly outwardAddress: () => Promise<string | null>;
+}
+
+export interface InviteRequest {
+  readonly name: string;
+  /** `HOST` or `HOST:PORT`; empty: as configured, else the host's outward address. */
+  readonly endpoints: readonly string[];
+  readonly address: string | null;
+  readonly expiresInSeconds: number;
+}
+
+interface InviteFacts {
+  readonly name: string;
+  readonly endpoints: readonly string[];
+  readonly address: string | null;
+  /** What the operator should know, sentences. */
+  readonly notes: readonly string[];
+}
+
+export interface InviteReply extends InviteFacts {
+  readonly invite: string;
+  /** RFC 3339. */
+  readonly expires: string;
+}
+
+export interface ProfileReply extends InviteFacts {
+  /** A complete wg-quick file with the only copy of its private key. */
+  readonly profile: string;
+  readonly publicKey: string;
+}
+
+export interface PeerFacts {
+  readonly name: string;
+  readonly publicKey: string;
+  readonly origin: 'invite' | 'profile';
+  readonly address: string | null;
+  readonly created: string;
+  readonly lastSeen: string | null;
+  readonly endpoint: string | null;
+}
+
+export interface OpenInviteFacts {
+  readonly name: string;
+  readonly address: string | null;
+  readonly created: string;
+  readonly expires: string;
+}
+
+export interface PeersReply {
+  readonly peers: readonly PeerFacts[];
+  readonly invites: readonly OpenInviteFacts[];
+}
+
+export class Administration {
+  readonly #options: AdministrationOptions;
+
+  constructor(options: AdministrationOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Makes an invite. Throws VpnError: NAME_INVALID, NAME_TAKEN, ADDRESS_TAKEN, ADDRESS_UNUSABLE,
+   * TOO_MANY_PEERS, ENDPOINT_UNKNOWN, CONFIG_INVALID (the endpoint).
+   */
+  async invite(request: InviteRequest): Promise<InviteReply> {
+    requireName(request.name);
+    const { registry, publicKey } = this.#options;
+    const { endpoints, notes } = await this.#endpoints(request.endpoints);
+    const created = this.#now();
+    const expires = Math.min(created + request.expiresInSeconds, 0xffff_ffff);
+    const privateKey = generatePrivateKey();
+    const replaced = registry.addInvite({
+      publicKey: publicKeyOf(privateKey),
+      name: request.name,
+      address: request.address,
+      created,
+      expires,
+    });
+    if (replaced) notes.push(`The earlier invite for ${request.name} is void now.`);
+    const invite = formatInvite({ endpoints, serverPublicKey: publicKey, privateKey, expires });
+    wipe(privateKey);
+    const { name, address } = request;
+    return { name, invite, expires: timeText(expires), endpoints, address, notes };
+  }
+
+  /**
+   * Makes a peer with a complete stock profile; only its public key is kept.
+   * Throws VpnError as invite(), and POOL_EXHAUSTED.
+   */
+  async profile(request: Omit<InviteRequest, 'expiresInSeconds'>): Promise<ProfileReply> {
+    requireName(request.name);
+    const { endpoints, notes } = await this.#endpoints(request.endpoints);
+    const privateKey = generatePrivateKey();
+    const publicKey = publicKeyOf(privateKey);
+    const { name } = request;
+    const address = this.#options.registry.addProfilePeer(
+      { publicKey, name, presharedKey: null, created: this.#now() },
+      request.address,
+    );
+    const profile = this.#profileText(privateKey, address, endpoints[0]!);
+    wipe(privateKey);
+    return { name, profile, publicKey: keyToBase64(publicKey), endpoints, address, notes };
+  }
+
+  peers(): PeersReply {
+    const now = this.#now();
+    const open = this.#options.store
+      .invites()
+      .filter((invite) => invite.usedBy === null && invite.expires > now);
+    return {
+      peers: [...this.#options.registry.peers()].map(({ record }) => ({
+        name: record.name,
+        publicKey: keyToBase64(record.publicKey),
+        origin: record.origin,
+        address: record.address,
+        created: timeText(record.created),
+        lastSeen: record.lastSeen === null ? null : timeText(record.lastSeen),
+        endpoint: record.endpoint,
+      })),
+      invites: open.map(({ name, address, created, expires }) => ({
+        name,
+        address,
+        created: timeText(created),
+        expires: timeText(expires),
+      })),
+    };
+  }
+
+  /** Throws VpnError PEER_UNKNOWN. */
+  revoke(name: string): { readonly name: string } {
+    if (!this.#options.registry.revoke(name, this.#now())) {
+      throw new VpnError('PEER_UNKNOWN', `there is no peer and no open invite called ${name}`);
+    }
+    return { name };
+  }
+
+  async #endpoints(wanted: readonly string[]): Promise<{ endpoints: string[]; notes: string[] }> {
+    const { endpoints: configured, listen } = this.#options.configuration;
+    const given = wanted.length > 0 ? wanted : configured;
+    if (given.length > 0) {
+      const endpoints = given.map((text) => {
+        const parts = withPort(text, listen.port);
+        if (parts !== null) return formatHostPort(parts);
+        throw new VpnError('CONFIG_INVALID', `the endpoint "${text}" is not HOST:PORT`);
+      });
+      return { endpoints, notes: [] };
+    }
+    const host = listen.address ?? (await this.#options.outwardAddress());
+    if (host === null) {
+      throw new VpnError('ENDPOINT_UNKNOWN', 'no address of this host can be reached from outside');
+    }
+    const found = formatHostPort({ host, port: listen.port });
+    const note = `Clients will connect to ${found}, found by route; --endpoint names another.`;
+    return { endpoints: [found], notes: [note] };
+  }
+
+  #profileText(privateKey: PrivateKey, address: string, endpoint: string): string {
+    const { network, push, listen } = this.#options.configuration;
+    const allowedIps = push.full ? ['0.0.0.0/0', '::/0'] : [formatNetwork(network), ...push.routes];
+    return formatProfile({
+      privateKey,
+      addresses: [`${address}/${network.prefixLength}`],
+      dns: push.dns,
+      domains: push.domains,
+      mtu: push.mtu,
+      peers: [
+        {
+          publicKey: this.#options.publicKey,
+          endpoint: withPort(endpoint, listen.port)!,
+          allowedIps,
+          persistentKeepalive: push.keepalive,
+        },
+      ],
+    });
+  }
+
+  #now(): number {
+    return this.#options.now();
+  }
+}
+
+function requireName(name: string): void {
+  if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(name)) {
+    throw new VpnError('NAME_INVALID', `"${name.slice(0, 80)}" cannot be a name`);
+  }
+}
+
+/** RFC 3339, UTC, whole seconds. */
+export function timeText(seconds: number): string {
+  return new Date(seconds * 1000).toISOString().replace('.000Z', 'Z');
+}

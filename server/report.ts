@@ -1,0 +1,92 @@
+/** Text for people: tables of peers and status. Pure; the same facts go out as JSON elsewhere. */
+import type { PeersReply } from './administration.ts';
+import type { StatusReply } from './status.ts';
+
+export function peersText({ peers, invites }: PeersReply): string {
+  const rows = [
+    ['NAME', 'ADDRESS', 'FROM', 'LAST SEEN', 'PUBLIC KEY'],
+    ...peers.map((p) => [
+      p.name,
+      p.address ?? '-',
+      p.endpoint ?? '-',
+      p.lastSeen ?? 'never',
+      p.publicKey,
+    ]),
+  ];
+  const open = invites.map(({ name, address, expires }) => [
+    name,
+    address ?? '-',
+    `invite open until ${expires}`,
+  ]);
+  const people = peers.length === 0 ? 'no peers yet' : table(rows);
+  return open.length === 0 ? people : `${people}\n\n${table(open)}`;
+}
+
+export function statusText(status: StatusReply): string {
+  const { device, address, network, port, mtu, aead, workers, uptime, peers } = status;
+  const facts = [
+    ['device', `${device}, MTU ${mtu}`],
+    ['address', `${address} in ${network}`],
+    ['port', `UDP ${port}`],
+    ['public key', status.publicKey],
+    ['cipher', `ChaCha20-Poly1305 by ${aead}, ${workers} ${workers === 1 ? 'worker' : 'workers'}`],
+    ['up for', durationText(uptime)],
+    ['dropped', dropsText(status.drops)],
+  ];
+  const rows = [
+    ['NAME', 'ADDRESS', 'FROM', 'LAST HANDSHAKE', 'RECEIVED', 'SENT', 'DROPPED'],
+    ...peers.map((p) => [
+      p.name,
+      p.address ?? '-',
+      p.endpoint ?? '-',
+      p.lastHandshake ?? 'never',
+      bytesText(p.bytesReceived),
+      bytesText(p.bytesSent),
+      dropsText(p.drops),
+    ]),
+  ];
+  return `${table(facts)}\n\n${peers.length === 0 ? 'no peers yet' : table(rows)}`;
+}
+
+/** Columns as wide as their widest cell, two blanks between. */
+function table(rows: readonly (readonly string[])[]): string {
+  const widths = rows.reduce<number[]>((sum, row) => {
+    return row.map((cell, i) => Math.max(cell.length, sum[i] ?? 0));
+  }, []);
+  return rows
+    .map((row) =>
+      row
+        .map((cell, i) => cell.padEnd(widths[i] ?? 0))
+        .join('  ')
+        .trimEnd(),
+    )
+    .join('\n');
+}
+
+function dropsText(drops: Readonly<Record<string, number>>): string {
+  const counted = Object.entries(drops).filter(([, count]) => count > 0);
+  return counted.map(([reason, count]) => `${reason} ${count}`).join(', ') || 'none';
+}
+
+function bytesText(bytes: number): string {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
+  let value = bytes;
+  let unit = 0;
+  while (value >= 1024 && unit < units.length - 1) {
+    value /= 1024;
+    unit += 1;
+  }
+  return `${unit === 0 ? value : value.toFixed(1)} ${units[unit]}`;
+}
+
+function durationText(seconds: number): string {
+  const parts: [number, string][] = [
+    [Math.floor(seconds / 86_400), 'd'],
+    [Math.floor(seconds / 3600) % 24, 'h'],
+    [Math.floor(seconds / 60) % 60, 'min'],
+    [seconds % 60, 's'],
+  ];
+  const first = parts.findIndex(([amount]) => amount > 0);
+  const shown = first === -1 ? parts.slice(-1) : parts.slice(first, first + 2);
+  return shown.map(([amount, unit]) => `${amount} ${unit}`).join(' ');
+}

@@ -1,0 +1,369 @@
+/**
+ * The running server: makes every part, connects them, keeps the tick, and takes all of it down
+ * again. The only file of the server that constructs things; decides nothing itself.
+ */
+import { realpathSync } from 'node:fs';
+import type { PublicKey } from '../keys/keypair.ts';
+import { bootClock as clock, createDataPlane } from '../native/index.ts';
+import { toHex } from '../shared/bytes.ts';
+import type { Interface, PeerId } from '../shared/dataplane.ts';
+import { VpnError } from '../shared/errors.ts';
+import type { Logger } from '../shared/log.ts';
+import { hash, randomBytes } from '../shared/noise/crypto.ts';
+import { Engine, type EngineEvent, type PeerStatus, TICK_MS } from '../shared/session/engine.ts';
+import { addAddress, bringUp } from '../shared/system/link.ts';
+import { type LocalSocket, serveLocalSocket } from '../shared/system/local-socket.ts';
+import { Administration, type InviteReply } from './administration.ts';
+import type { ServerConfiguration } from './configuration.ts';
+import { ControlService } from './control-service.ts';
+import { outwardAddress, overlappingLinks, requireTun } from './host-check.ts';
+import { formatIpv4, formatNetwork } from './ipv4.ts';
+import { RefusalLog } from './refusal-log.ts';
+import type { Registry } from './registry.ts';
+import { localMethods } from './rpc.ts';
+import { createRegistry, openState, type ServerState } from './state.ts';
+import { readStatus } from './status.ts';
+import type { SavedSettings } from './store/store.ts';
+
+/** Every so many ticks: sightings to the store (10 s), handshakes after a restart, pruning (1 h). */
+const SIGHTING_TICKS = 10_000 / TICK_MS;
+const PRUNE_TICKS = 3_600_000 / TICK_MS;
+/** Handshakes started per tick after a restart; more would hold up the traffic. */
+const RECONNECTS_PER_TICK = 50;
+/** The first invite of a new server is good for this long, seconds. */
+const FIRST_INVITE_SECONDS = 86_400;
+
+export interface ServerOptions {
+  readonly configuration: ServerConfiguration;
+  readonly stateDirectory: string;
+  readonly socketPath: string;
+  /** For commands on the stopped server. */
+  readonly settings: SavedSettings;
+  readonly log: Logger;
+}
+
+export interface RunningServer {
+  readonly opened: Interface;
+  readonly publicKey: PublicKey;
+  /** Made at the first start of a state directory. */
+  readonly firstInvite: InviteReply | null;
+  /** Settles when the server has stopped: null, or why it had to. */
+  readonly stopped: Promise<VpnError | null>;
+  stop(): Promise<void>;
+}
+
+/**
+ * Starts a server; resolves when tun, sockets and control socket are ready. Throws VpnError for
+ * whatever is in the way, after taking down what was already made.
+ */
+export async function startServer(options: ServerOptions): Promise<RunningServer> {
+  requireTun();
+  const state = openState(options.stateDirectory);
+  const server = new Server(options, state);
+  try {
+    return await server.start();
+  } catch (error) {
+    await server.close();
+    throw error;
+  }
+}
+
+/**
+ * Device name of a state directory: the folder of the control sockets that `wg` uses is shared by
+ * all network namespaces, so that a plain `%d` would clash between instances.
+ */
+function defaultDevice(stateDirectory: string): string {
+  const path = new TextEncoder().encode(realpathSync(stateDirectory));
+  return `cvs${toHex(hash(path)).slice(0, 6)}`;
+}
+
+class Server {
+  readonly #options: ServerOptions;
+  readonly #state: ServerState;
+  readonly #engine: Engine;
+  readonly #registry: Registry;
+  readonly #control: ControlService;
+  readonly #refusals: RefusalLog;
+  readonly #administration: Administration;
+  readonly #connected = new Set<PeerId>();
+  /** Connected since the last tick: where they are is written down soon. */
+  #arrivals: PeerId[] = [];
+  #opened: Interface | null = null;
+  #socket: LocalSocket | null = null;
+  #timer: NodeJS.Timeout | null = null;
+  #startedAt = 0;
+  #ticks = 0;
+  /** Peers still to be shaken hands with after the start. */
+  #reconnects: PeerId[] = [];
+  #closing: Promise<void> | null = null;
+  readonly #stopped: Promise<VpnError | null>;
+  #settle: (reason: VpnError | null) => void = () => {};
+
+  constructor(options: ServerOptions, state: ServerState) {
+    const { configuration, log } = options;
+    this.#options = options;
+    this.#state = state;
+    this.#stopped = new Promise((resolve) => {
+      this.#settle = resolve;
+    });
+    this.#engine = new Engine({
+      dataPlane: createDataPlane(),
+      clock,
+      random: randomBytes,
+      privateKey: state.identity.privateKey,
+      onEvent: (event) => this.#onEvent(event),
+    });
+    this.#registry = createRegistry(state, configuration, {
+      setPeer: (id, spec) => this.#engine.setPeer(id, spec),
+      removePeer: (id) => this.#removePeer(id),
+    });
+    this.#refusals = new RefusalLog(log, this.#registry);
+    this.#control = new ControlService({
+      registry: this.#registry,
+      push: {
+        ...configuration.push,
+        routes: [...configuration.push.routes],
+        dns: [...configuration.push.dns],
+        domains: [...configuration.push.domains],
+        prefixLength: configuration.network.prefixLength,
+        serverAddress: formatIpv4(configuration.address),
+      },
+      clock,
+      random: randomBytes,
+      send: (peer, frame) => this.#engine.sendControl(peer, frame),
+      log,
+    });
+    this.#administration = new Administration({
+      registry: this.#registry,
+      store: state.store,
+      publicKey: state.identity.publicKey,
+      configuration,
+      now: () => clock.wall().seconds,
+      outwardAddress: () => outwardAddress(this.#opened?.device ?? null),
+    });
+  }
+
+  async start(): Promise<RunningServer> {
+    const { log, socketPath, settings } = this.#options;
+    const firstStart = this.#state.store.settings() === null;
+    await this.#warnOfOverlap();
+    this.#opened = this.#open();
+    this.#startedAt = clock.now();
+    this.#admitAll();
+    await this.#bringUp(this.#opened);
+    this.#socket = await serveLocalSocket(
+      socketPath,
+      localMethods({
+        administration: this.#administration,
+        status: () => this.#status(),
+        stop: () => this.#stopSoon(),
+      }),
+    );
+    this.#timer = setInterval(() => this.#tick(), TICK_MS);
+    this.#state.store.saveSettings(settings);
+    const firstInvite = firstStart ? await this.#firstInvite() : null;
+    const { device, port, aead, workers } = this.#opened;
+    log.info({ device, port, aead, workers }, 'server is ready');
+    return {
+      opened: this.#opened,
+      publicKey: this.#engine.publicKey,
+      firstInvite,
+      stopped: this.#stopped,
+      stop: () => this.#stop(null),
+    };
+  }
+
+  /** Takes down whatever there is; idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= this.#takeDown();
+    return this.#closing;
+  }
+
+  async #takeDown(): Promise<void> {
+    if (this.#timer !== null) clearInterval(this.#timer);
+    if (this.#opened !== null) {
+      this.#control.goodbye();
+      this.#trySightings(this.#engine.peers());
+    }
+    this.#engine.close();
+    await this.#socket?.close();
+    this.#state.close();
+  }
+
+  #open(): Interface {
+    const { configuration: c, stateDirectory } = this.#options;
+    return this.#engine.open({
+      device: c.device ?? defaultDevice(stateDirectory),
+      mtu: c.mtu,
+      listen: c.listen,
+      fwmark: c.fwmark,
+      clientToClient: c.clientToClient,
+      addresses: [formatIpv4(c.address)],
+      workers: c.workers,
+      aead: c.aead,
+      offloads: c.offloads,
+    });
+  }
+
+  #admitAll(): void {
+    const stranded = this.#registry.load(clock.wall().seconds);
+    const network = formatNetwork(this.#options.configuration.network);
+    for (const { name, address } of stranded) {
+      this.#options.log.warn(
+        { peer: name, address },
+        `address is not in ${network}; it gets another`,
+      );
+    }
+    this.#reconnects = this.#registry.recentlyActive();
+  }
+
+  async #bringUp({ device }: Interface): Promise<void> {
+    const { configuration, log } = this.#options;
+    const { address, network, mtu, nat } = configuration;
+    await addAddress(device, `${formatIpv4(address)}/${network.prefixLength}`);
+    await bringUp(device, mtu);
+    if (nat === 'auto') {
+      log.info('nat: auto changes nothing yet; forward and masquerade by hand if clients need it');
+    }
+  }
+
+  async #warnOfOverlap(): Promise<void> {
+    const network = formatNetwork(this.#options.configuration.network);
+    for (const { device, address } of await overlappingLinks(network)) {
+      this.#options.log.warn(
+        { device, address },
+        `${network} overlaps a network of this host; choose another with --network`,
+      );
+    }
+  }
+
+  async #firstInvite(): Promise<InviteReply | null> {
+    const { store } = this.#state;
+    if (store.peers().length > 0 || store.invites().length > 0) return null;
+    try {
+      return await this.#administration.invite({
+        name: 'first',
+        endpoints: [],
+        address: null,
+        expiresInSeconds: FIRST_INVITE_SECONDS,
+      });
+    } catch (error) {
+      if (!(error instanceof VpnError) || error.code !== 'ENDPOINT_UNKNOWN') throw error;
+      this.#options.log.warn(`${error.message}; \`vpn-server invite NAME --endpoint\` makes one`);
+      return null;
+    }
+  }
+
+  #removePeer(id: PeerId): void {
+    this.#engine.removePeer(id);
+    this.#control.forget(id);
+    this.#connected.delete(id);
+  }
+
+  #tick(): void {
+    this.#engine.tick();
+    this.#ticks += 1;
+    for (const id of this.#reconnects.splice(0, RECONNECTS_PER_TICK)) this.#engine.connect(id);
+    if (this.#ticks % SIGHTING_TICKS === 0) {
+      this.#trySightings(this.#engine.peers());
+    } else if (this.#arrivals.length > 0) {
+      const arrived = this.#arrivals.map((id) => this.#engine.peer(id));
+      this.#trySightings(arrived.filter((status) => status !== undefined));
+    }
+    this.#arrivals = [];
+    if (this.#ticks % PRUNE_TICKS === 0) {
+      this.#tryStore(() => this.#registry.prune(clock.wall().seconds));
+    }
+  }
+
+  #trySightings(statuses: Iterable<PeerStatus>): void {
+    this.#tryStore(() => {
+      this.#registry.recordSightings(statuses, clock.now(), clock.wall().seconds);
+    });
+  }
+
+  /** A full disk must not end the tunnel; what clients are answered is checked where it is. */
+  #tryStore(body: () => void): void {
+    try {
+      body();
+    } catch (error) {
+      this.#options.log.error({ err: error }, 'the store failed');
+    }
+  }
+
+  #onEvent(event: EngineEvent): void {
+    const { log } = this.#options;
+    switch (event.type) {
+      case 'control':
+        this.#control.receive(event.peer, event.bytes);
+        break;
+      case 'established':
+        this.#established(event.peer, `${event.endpoint.address} port ${event.endpoint.port}`);
+        break;
+      case 'expired':
+        this.#control.forget(event.peer);
+        if (this.#connected.delete(event.peer)) {
+          log.info({ peer: this.#nameOf(event.peer) }, 'peer is gone');
+        }
+        break;
+      case 'refused':
+        this.#refusals.add(event, clock.now());
+        break;
+      case 'fallback':
+        log.info({ offload: event.offload, errno: event.errno }, 'offload given up');
+        break;
+      case 'fault':
+        void this.#stop(
+          new VpnError('DEVICE_LOST', `the ${event.where} failed (errno ${event.errno})`),
+        );
+        break;
+      case 'attempt':
+      case 'gaveUp':
+        log.debug({ peer: this.#nameOf(event.peer) }, event.type);
+        break;
+      default:
+        event satisfies never;
+    }
+  }
+
+  #established(peer: PeerId, from: string): void {
+    if (this.#connected.has(peer)) return;
+    this.#connected.add(peer);
+    this.#arrivals.push(peer);
+    this.#options.log.info({ peer: this.#nameOf(peer), from }, 'peer connected');
+  }
+
+  #nameOf(peer: PeerId): string | undefined {
+    return this.#registry.member(peer)?.record.name;
+  }
+
+  #status() {
+    if (this.#opened === null || this.#closing !== null) {
+      throw new VpnError('NOT_RUNNING', 'the server is stopping');
+    }
+    return readStatus({
+      engine: this.#engine,
+      registry: this.#registry,
+      opened: this.#opened,
+      configuration: this.#options.configuration,
+      startedAt: this.#startedAt,
+    });
+  }
+
+  /** Answers first, then stops. */
+  #stopSoon(): { readonly stateDirectory: string } {
+    setImmediate(() => void this.#stop(null));
+    return { stateDirectory: realpathSync(this.#options.stateDirectory) };
+  }
+
+  async #stop(reason: VpnError | null): Promise<void> {
+    try {
+      await this.close();
+      this.#settle(reason);
+    } catch (error) {
+      this.#settle(
+        reason ?? new VpnError('INTERNAL', 'the server could not stop cleanly', { cause: error }),
+      );
+    }
+  }
+}

@@ -1,0 +1,63 @@
+/**
+ * The state directory opened by one process: lock, store, identity, and the registry on them. The
+ * server holds it while it runs, a command for as long as it takes.
+ */
+import { join } from 'node:path';
+import { acquireInstanceLock, type InstanceLock } from '../shared/system/instance-lock.ts';
+import { AddressPool } from './address-pool.ts';
+import type { ServerConfiguration } from './configuration.ts';
+import { loadIdentity, type ServerIdentity } from './identity.ts';
+import { type PeerTable, Registry } from './registry.ts';
+import { openSqliteStore } from './store/sqlite-store.ts';
+import type { Store } from './store/store.ts';
+
+export const STORE_FILE = 'server.db';
+
+export interface ServerState {
+  readonly store: Store;
+  readonly identity: ServerIdentity;
+  /** Idempotent. */
+  close(): void;
+}
+
+/**
+ * Locks and opens `directory`, making what is missing. Throws VpnError: ALREADY_RUNNING,
+ * LOCK_FAILED, STORE_*, IDENTITY_MISMATCH and the errors of key files.
+ */
+export function openState(directory: string): ServerState {
+  const lock: InstanceLock = acquireInstanceLock(directory, 'server');
+  let store: Store | null = null;
+  try {
+    store = openSqliteStore(join(directory, STORE_FILE));
+    const opened = store;
+    const identity = loadIdentity(directory, opened);
+    let open = true;
+    const close = (): void => {
+      if (!open) return;
+      open = false;
+      opened.close();
+      lock.release();
+    };
+    return { store: opened, identity, close };
+  } catch (error) {
+    store?.close();
+    lock.release();
+    throw error;
+  }
+}
+
+/** The registry of an opened state; load() it when `peers` is ready. */
+export function createRegistry(
+  { store, identity }: ServerState,
+  configuration: ServerConfiguration,
+  peers: PeerTable,
+): Registry {
+  const { network, address, pool, maxClients } = configuration;
+  return new Registry({
+    store,
+    pool: new AddressPool({ network, serverAddress: address, ...pool }),
+    peers,
+    publicKey: identity.publicKey,
+    maxClients,
+  });
+}

@@ -1,0 +1,99 @@
+/** What `vpn-server status` shows, from the engine's figures and the registry's names. */
+import { keyToBase64 } from '../keys/keypair.ts';
+import type { DropReason, Interface } from '../shared/dataplane.ts';
+import type { Engine, PeerStatus } from '../shared/session/engine.ts';
+import { timeText } from './administration.ts';
+import type { ServerConfiguration } from './configuration.ts';
+import { formatIpv4, formatNetwork } from './ipv4.ts';
+import { endpointText, type Registry } from './registry.ts';
+
+type Drops = Readonly<Record<DropReason, number>>;
+
+export interface PeerStatusReply {
+  readonly name: string;
+  readonly publicKey: string;
+  readonly address: string | null;
+  readonly endpoint: string | null;
+  readonly connected: boolean;
+  /** RFC 3339. */
+  readonly lastHandshake: string | null;
+  readonly bytesReceived: number;
+  readonly bytesSent: number;
+  readonly packetsReceived: number;
+  readonly packetsSent: number;
+  readonly drops: Drops;
+}
+
+export interface StatusReply {
+  readonly device: string;
+  readonly publicKey: string;
+  readonly address: string;
+  readonly network: string;
+  readonly port: number;
+  readonly mtu: number;
+  readonly aead: string;
+  readonly workers: number;
+  readonly offloads: Interface['offloads'];
+  readonly clientToClient: string;
+  /** Seconds. */
+  readonly uptime: number;
+  /** Handshakes need a cookie at the moment. */
+  readonly underLoad: boolean;
+  /** Packets dropped that belong to no peer. */
+  readonly drops: Drops;
+  readonly peers: readonly PeerStatusReply[];
+}
+
+export interface StatusSources {
+  readonly engine: Engine;
+  readonly registry: Registry;
+  readonly opened: Interface;
+  readonly configuration: ServerConfiguration;
+  /** Milliseconds of the monotonic clock. */
+  readonly startedAt: number;
+}
+
+export function readStatus(sources: StatusSources): StatusReply {
+  const { engine, registry, opened, configuration, startedAt } = sources;
+  const device = engine.device();
+  const statuses = new Map([...engine.peers()].map((status) => [status.peer, status]));
+  return {
+    device: opened.device,
+    publicKey: keyToBase64(engine.publicKey),
+    address: formatIpv4(configuration.address),
+    network: formatNetwork(configuration.network),
+    port: opened.port,
+    mtu: configuration.mtu,
+    aead: opened.aead,
+    workers: opened.workers,
+    offloads: device.offloads,
+    clientToClient: configuration.clientToClient,
+    uptime: Math.floor((device.now - startedAt) / 1000),
+    underLoad: device.underLoad,
+    drops: device.drops,
+    peers: [...registry.peers()].flatMap(({ id, record }) => {
+      const status = statuses.get(id);
+      return status === undefined ? [] : [peerReply(record, status)];
+    }),
+  };
+}
+
+function peerReply(
+  record: { readonly name: string; readonly address: string | null },
+  status: PeerStatus,
+): PeerStatusReply {
+  const { endpoint, lastHandshake, connected, bytesReceived, bytesSent } = status;
+  return {
+    name: record.name,
+    publicKey: keyToBase64(status.publicKey),
+    address: record.address,
+    endpoint: endpoint === null ? null : endpointText(endpoint),
+    connected,
+    lastHandshake: lastHandshake === null ? null : timeText(lastHandshake.seconds),
+    bytesReceived,
+    bytesSent,
+    packetsReceived: status.packetsReceived,
+    packetsSent: status.packetsSent,
+    drops: status.drops,
+  };
+}

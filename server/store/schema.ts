@@ -1,0 +1,50 @@
+/**
+ * The schema of the SQLite store, as the list of steps that lead to it. `user_version` counts
+ * the steps that a file has seen; a step, once released, never changes.
+ */
+export const MIGRATIONS: readonly string[] = [
+  `CREATE TABLE fact (
+     name TEXT PRIMARY KEY,
+     value TEXT NOT NULL
+   ) STRICT;
+
+   -- A name belongs to one peer or one open invite: both tables point here.
+   CREATE TABLE name (
+     name TEXT PRIMARY KEY
+   ) STRICT, WITHOUT ROWID;
+
+   CREATE TABLE peer (
+     id INTEGER PRIMARY KEY AUTOINCREMENT,
+     public_key BLOB NOT NULL UNIQUE CHECK (length(public_key) = 32),
+     name TEXT NOT NULL UNIQUE REFERENCES name (name),
+     preshared_key BLOB CHECK (preshared_key IS NULL OR length(preshared_key) = 32),
+     origin TEXT NOT NULL CHECK (origin IN ('invite', 'profile')),
+     created INTEGER NOT NULL,
+     last_seen INTEGER,
+     endpoint TEXT
+   ) STRICT;
+
+   CREATE TABLE invite (
+     public_key BLOB PRIMARY KEY CHECK (length(public_key) = 32),
+     name TEXT NOT NULL,
+     created INTEGER NOT NULL,
+     expires INTEGER NOT NULL,
+     used_by BLOB CHECK (used_by IS NULL OR length(used_by) = 32)
+   ) STRICT;
+   CREATE UNIQUE INDEX invite_open_name ON invite (name) WHERE used_by IS NULL;
+
+   -- One owner per address: a peer, or an invite that promises it.
+   CREATE TABLE lease (
+     address TEXT PRIMARY KEY,
+     peer INTEGER UNIQUE REFERENCES peer (id) ON DELETE CASCADE,
+     invite BLOB UNIQUE REFERENCES invite (public_key) ON DELETE CASCADE,
+     created INTEGER NOT NULL,
+     CHECK ((peer IS NULL) <> (invite IS NULL))
+   ) STRICT;
+
+   CREATE TABLE revoked (
+     public_key BLOB PRIMARY KEY CHECK (length(public_key) = 32),
+     name TEXT NOT NULL,
+     revoked INTEGER NOT NULL
+   ) STRICT;`,
+];

@@ -1,0 +1,389 @@
+/**
+ * The Store on SQLite: one file, WAL, synchronous FULL, foreign keys. Owns SQL and the file;
+ * decides nothing.
+ */
+import { existsSync, mkdirSync } from 'node:fs';
+import { dirname } from 'node:path';
+import Database from 'better-sqlite3';
+import type { PresharedKey, PublicKey } from '../../keys/keypair.ts';
+import { keyFromBase64, keyToBase64 } from '../../keys/keypair.ts';
+import { VpnError } from '../../shared/errors.ts';
+import { MIGRATIONS } from './schema.ts';
+import type {
+  EnrolOutcome,
+  InviteRecord,
+  NewPeer,
+  PeerOrigin,
+  PeerRecord,
+  PeerSighting,
+  RevokedRecord,
+  SavedSettings,
+  Store,
+} from './store.ts';
+
+interface PeerRow {
+  readonly public_key: Buffer;
+  readonly name: string;
+  readonly preshared_key: Buffer | null;
+  readonly origin: PeerOrigin;
+  readonly created: number;
+  readonly last_seen: number | null;
+  readonly endpoint: string | null;
+  readonly address: string | null;
+}
+
+interface InviteRow {
+  readonly public_key: Buffer;
+  readonly name: string;
+  readonly address: string | null;
+  readonly created: number;
+  readonly expires: number;
+  readonly used_by: Buffer | null;
+}
+
+const SELECT_PEER = `SELECT public_key, name, preshared_key, origin, peer.created AS created,
+  last_seen, endpoint, address FROM peer LEFT JOIN lease ON lease.peer = peer.id`;
+const SELECT_INVITE = `SELECT public_key, name, address, invite.created AS created, expires,
+  used_by FROM invite LEFT JOIN lease ON lease.invite = invite.public_key`;
+
+/**
+ * Opens the store in `path`, making it (and its directory, mode 0700) when it is missing and
+ * bringing an older one up to date. The caller holds the instance lock of the directory.
+ * Throws VpnError: STORE_CORRUPT, STORE_TOO_NEW, STORE_FAILED.
+ */
+export function openSqliteStore(path: string): SqliteStore {
+  const isNew = !existsSync(path);
+  // SQLite gives -wal and -shm the mode of the file itself.
+  const umask = process.umask(0o077);
+  let db: Database.Database | null = null;
+  try {
+    mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+    db = new Database(path, { timeout: 2_000 });
+    if (!isNew) requireIntact(db, path);
+    db.pragma('journal_mode = WAL');
+    db.pragma('synchronous = FULL');
+    db.pragma('foreign_keys = ON');
+    migrate(db, path);
+    return new SqliteStore(db);
+  } catch (cause) {
+    db?.close();
+    throw storeError(cause, path);
+  } finally {
+    process.umask(umask);
+  }
+}
+
+function requireIntact(db: Database.Database, path: string): void {
+  const result = db.pragma('quick_check(1)', { simple: true });
+  if (result !== 'ok') {
+    throw new VpnError('STORE_CORRUPT', `the store ${path} is damaged: ${String(result)}`);
+  }
+}
+
+function migrate(db: Database.Database, path: string): void {
+  const version = db.pragma('user_version', { simple: true }) as number;
+  if (version > MIGRATIONS.length) {
+    throw new VpnError(
+      'STORE_TOO_NEW',
+      `the store ${path} has version ${version}, this program knows ${MIGRATIONS.length}`,
+    );
+  }
+  if (version === MIGRATIONS.length) return;
+  db.transaction(() => {
+    for (const step of MIGRATIONS.slice(version)) db.exec(step);
+    db.pragma(`user_version = ${MIGRATIONS.length}`);
+  }).immediate();
+}
+
+/** Our own error for anything SQLite or the file system throws. */
+function storeError(cause: unknown, what: string): VpnError {
+  if (cause instanceof VpnError) return cause;
+  const code = codeOf(cause);
+  const message = cause instanceof Error ? cause.message : String(cause);
+  if (code.startsWith('SQLITE_CORRUPT') || code === 'SQLITE_NOTADB') {
+    return new VpnError('STORE_CORRUPT', `the store ${what} is damaged: ${message}`, { cause });
+  }
+  return new VpnError('STORE_FAILED', `the store ${what} failed: ${message}`, { cause });
+}
+
+function codeOf(error: unknown): string {
+  return error instanceof Error && 'code' in error ? String(error.code) : '';
+}
+
+/** Made by openSqliteStore(). */
+export class SqliteStore implements Store {
+  readonly #db: Database.Database;
+  readonly #statements = new Map<string, Database.Statement<unknown[]>>();
+
+  constructor(db: Database.Database) {
+    this.#db = db;
+  }
+
+  identity(): PublicKey | null {
+    const value = this.#fact('identity');
+    return value === null ? null : keyFromBase64<PublicKey>(value);
+  }
+
+  setIdentity(key: PublicKey): void {
+    this.#setFact('identity', keyToBase64(key));
+  }
+
+  settings(): SavedSettings | null {
+    const value = this.#fact('settings');
+    return value === null ? null : (JSON.parse(value) as SavedSettings);
+  }
+
+  saveSettings(settings: SavedSettings): void {
+    const value = JSON.stringify(settings);
+    if (this.#fact('settings') !== value) this.#setFact('settings', value);
+  }
+
+  peers(): PeerRecord[] {
+    return (this.#all(`${SELECT_PEER} ORDER BY peer.id`) as PeerRow[]).map(peerOf);
+  }
+
+  peer(key: PublicKey): PeerRecord | null {
+    const row = this.#get(`${SELECT_PEER} WHERE public_key = ?`, key) as PeerRow | undefined;
+    return row === undefined ? null : peerOf(row);
+  }
+
+  addPeer(peer: NewPeer): void {
+    this.#transaction(() => this.#insertPeer(peer));
+  }
+
+  revokePeer(key: PublicKey, now: number): boolean {
+    return this.#transaction(() => {
+      const peer = this.peer(key);
+      if (peer === null) return false;
+      this.#run('DELETE FROM peer WHERE public_key = ?', key);
+      this.#run('DELETE FROM name WHERE name = ?', peer.name);
+      this.#run('INSERT OR REPLACE INTO revoked VALUES (?, ?, ?)', key, peer.name, now);
+      return true;
+    });
+  }
+
+  revoked(): RevokedRecord[] {
+    const rows = this.#all('SELECT public_key, name, revoked FROM revoked ORDER BY revoked');
+    return (rows as { public_key: Buffer; name: string; revoked: number }[]).map((row) => ({
+      publicKey: bytesOf<PublicKey>(row.public_key),
+      name: row.name,
+      revoked: row.revoked,
+    }));
+  }
+
+  setAddress(key: PublicKey, address: string | null, now: number): void {
+    this.#transaction(() => {
+      const row = this.#get('SELECT id FROM peer WHERE public_key = ?', key) as { id: number };
+      this.#run('DELETE FROM lease WHERE peer = ?', row.id);
+      if (address === null) return;
+      this.#requireFreeAddress(address);
+      this.#run('INSERT INTO lease VALUES (?, ?, NULL, ?)', address, row.id, now);
+    });
+  }
+
+  recordSightings(sightings: readonly PeerSighting[]): void {
+    if (sightings.length === 0) return;
+    this.#transaction(() => {
+      for (const { publicKey, lastSeen, endpoint } of sightings) {
+        this.#run(
+          'UPDATE peer SET last_seen = ?, endpoint = coalesce(?, endpoint) WHERE public_key = ?',
+          lastSeen,
+          endpoint,
+          publicKey,
+        );
+      }
+    });
+  }
+
+  invites(): InviteRecord[] {
+    return (this.#all(`${SELECT_INVITE} ORDER BY invite.rowid`) as InviteRow[]).map(inviteOf);
+  }
+
+  addInvite(invite: Omit<InviteRecord, 'usedBy'>): void {
+    const { publicKey, name, address, created, expires } = invite;
+    this.#transaction(() => {
+      this.#deleteInvite(name);
+      this.#takeName(name);
+      this.#run('INSERT INTO invite VALUES (?, ?, ?, ?, NULL)', publicKey, name, created, expires);
+      if (address === null) return;
+      this.#requireFreeAddress(address);
+      this.#run('INSERT INTO lease VALUES (?, NULL, ?, ?)', address, publicKey, created);
+    });
+  }
+
+  removeInvite(name: string): InviteRecord | null {
+    return this.#transaction(() => this.#deleteInvite(name));
+  }
+
+  pruneInvites(before: number): PublicKey[] {
+    return this.#transaction(() => {
+      const rows = this.#all(
+        'SELECT public_key, name, used_by FROM invite WHERE expires < ?',
+        before,
+      ) as Pick<InviteRow, 'public_key' | 'name' | 'used_by'>[];
+      for (const row of rows) {
+        this.#run('DELETE FROM invite WHERE public_key = ?', row.public_key);
+        if (row.used_by === null) this.#run('DELETE FROM name WHERE name = ?', row.name);
+      }
+      return rows.map((row) => bytesOf<PublicKey>(row.public_key));
+    });
+  }
+
+  enrol(inviteKey: PublicKey, key: PublicKey, now: number): EnrolOutcome {
+    return this.#transaction((): EnrolOutcome => {
+      const row = this.#get(`${SELECT_INVITE} WHERE public_key = ?`, inviteKey);
+      if (row === undefined) return { type: 'refused', reason: 'unknownPeer' };
+      const invite = inviteOf(row as InviteRow);
+      if (this.#get('SELECT 1 FROM revoked WHERE public_key = ?', key) !== undefined) {
+        return { type: 'refused', reason: 'revoked' };
+      }
+      const known = this.peer(key);
+      if (invite.usedBy !== null) {
+        if (known !== null && Buffer.from(key).equals(invite.usedBy)) {
+          return { type: 'enrolled', peer: known, repeated: true };
+        }
+        return { type: 'refused', reason: 'inviteUsed' };
+      }
+      if (now >= invite.expires) return { type: 'refused', reason: 'inviteExpired' };
+      if (known !== null || this.#isInviteKey(key)) return { type: 'refused', reason: 'keyTaken' };
+      // The name and the promised address go from the invite to the peer.
+      this.#run('DELETE FROM lease WHERE invite = ?', inviteKey);
+      this.#run('DELETE FROM name WHERE name = ?', invite.name);
+      this.#run('UPDATE invite SET used_by = ? WHERE public_key = ?', key, inviteKey);
+      const { name, address } = invite;
+      const origin = 'invite';
+      this.#insertPeer({ publicKey: key, name, presharedKey: null, origin, created: now, address });
+      return { type: 'enrolled', peer: this.peer(key)!, repeated: false };
+    });
+  }
+
+  close(): void {
+    this.#db.close();
+  }
+
+  #insertPeer(peer: NewPeer): void {
+    if (this.peer(peer.publicKey) !== null || this.#isInviteKey(peer.publicKey)) {
+      throw new VpnError('KEY_TAKEN', `the key ${keyToBase64(peer.publicKey)} is already in use`);
+    }
+    this.#takeName(peer.name);
+    const { lastInsertRowid } = this.#run(
+      `INSERT INTO peer (public_key, name, preshared_key, origin, created)
+       VALUES (?, ?, ?, ?, ?)`,
+      peer.publicKey,
+      peer.name,
+      peer.presharedKey,
+      peer.origin,
+      peer.created,
+    );
+    if (peer.address === null) return;
+    this.#requireFreeAddress(peer.address);
+    this.#run(
+      'INSERT INTO lease VALUES (?, ?, NULL, ?)',
+      peer.address,
+      lastInsertRowid,
+      peer.created,
+    );
+  }
+
+  #deleteInvite(name: string): InviteRecord | null {
+    const row = this.#get(`${SELECT_INVITE} WHERE name = ? AND used_by IS NULL`, name);
+    if (row === undefined) return null;
+    const invite = inviteOf(row as InviteRow);
+    this.#run('DELETE FROM invite WHERE public_key = ?', invite.publicKey);
+    this.#run('DELETE FROM name WHERE name = ?', name);
+    return invite;
+  }
+
+  #takeName(name: string): void {
+    if (this.#get('SELECT 1 FROM name WHERE name = ?', name) !== undefined) {
+      throw new VpnError('NAME_TAKEN', `there is already a peer called ${name}`);
+    }
+    this.#run('INSERT INTO name VALUES (?)', name);
+  }
+
+  #requireFreeAddress(address: string): void {
+    if (this.#get('SELECT 1 FROM lease WHERE address = ?', address) !== undefined) {
+      throw new VpnError('ADDRESS_TAKEN', `the address ${address} belongs to another peer`);
+    }
+  }
+
+  #isInviteKey(key: PublicKey): boolean {
+    return this.#get('SELECT 1 FROM invite WHERE public_key = ?', key) !== undefined;
+  }
+
+  #fact(name: string): string | null {
+    const row = this.#get('SELECT value FROM fact WHERE name = ?', name);
+    return row === undefined ? null : (row as { value: string }).value;
+  }
+
+  #setFact(name: string, value: string): void {
+    this.#transaction(() => this.#run('INSERT OR REPLACE INTO fact VALUES (?, ?)', name, value));
+  }
+
+  /** All or nothing; FULL synchronous makes it durable before this returns. */
+  #transaction<T>(body: () => T): T {
+    try {
+      return this.#db.transaction(body).immediate();
+    } catch (cause) {
+      throw storeError(cause, this.#db.name);
+    }
+  }
+
+  #prepare(sql: string): Database.Statement<unknown[]> {
+    let statement = this.#statements.get(sql);
+    if (statement === undefined) {
+      statement = this.#db.prepare(sql);
+      this.#statements.set(sql, statement);
+    }
+    return statement;
+  }
+
+  #run(sql: string, ...values: unknown[]): Database.RunResult {
+    return this.#prepare(sql).run(...values);
+  }
+
+  #get(sql: string, ...values: unknown[]): unknown {
+    try {
+      return this.#prepare(sql).get(...values);
+    } catch (cause) {
+      throw storeError(cause, this.#db.name);
+    }
+  }
+
+  #all(sql: string, ...values: unknown[]): unknown[] {
+    try {
+      return this.#prepare(sql).all(...values);
+    } catch (cause) {
+      throw storeError(cause, this.#db.name);
+    }
+  }
+}
+
+/** A copy outside Node's buffer pool. */
+function bytesOf<K extends PublicKey | PresharedKey>(blob: Buffer): K {
+  return new Uint8Array(blob) as K;
+}
+
+function peerOf(row: PeerRow): PeerRecord {
+  return {
+    publicKey: bytesOf<PublicKey>(row.public_key),
+    name: row.name,
+    presharedKey: row.preshared_key && bytesOf<PresharedKey>(row.preshared_key),
+    origin: row.origin,
+    created: row.created,
+    lastSeen: row.last_seen,
+    endpoint: row.endpoint,
+    address: row.address,
+  };
+}
+
+function inviteOf(row: InviteRow): InviteRecord {
+  return {
+    publicKey: bytesOf<PublicKey>(row.public_key),
+    name: row.name,
+    address: row.address,
+    created: row.created,
+    expires: row.expires,
+    usedBy: row.used_by && bytesOf<PublicKey>(row.used_by),
+  };
+}

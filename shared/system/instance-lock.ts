@@ -1,0 +1,60 @@
+/**
+ * At most one running program on a state directory, whatever network namespace it is in.
+ *
+ * flock(2) on a file in the directory: the kernel releases it with the process's last descriptor,
+ * also after kill -9, and it holds across namespaces, where an abstract socket would not. Node
+ * has no flock; the flock program of util-linux (essential on Debian) locks our descriptor, which
+ * it inherits: the lock belongs to the open file both share, so it stays when flock has ended.
+ */
+import { spawnSync } from 'node:child_process';
+import { closeSync, ftruncateSync, mkdirSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { VpnError } from '../errors.ts';
+
+/** Exit code asked of flock for a lock that another process holds. */
+const HELD = 75;
+
+export interface InstanceLock {
+  /** Releases the lock; idempotent. The file stays: removing it would let two hold two files. */
+  release(): void;
+}
+
+/**
+ * Locks `directory` (made with mode 0700 when missing) for one `program`, `server` or `client`:
+ * both may have their state in the same one. Throws VpnError: ALREADY_RUNNING, LOCK_FAILED.
+ */
+export function acquireInstanceLock(directory: string, program: string): InstanceLock {
+  const path = join(directory, `${program}.lock`);
+  let fd: number;
+  try {
+    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    fd = openSync(path, 'a+', 0o600);
+  } catch (cause) {
+    throw new VpnError('LOCK_FAILED', `cannot open ${path}`, { cause });
+  }
+  const result = spawnSync('flock', ['--nonblock', '--conflict-exit-code', String(HELD), '3'], {
+    stdio: ['ignore', 'ignore', 'pipe', fd],
+    timeout: 5_000,
+  });
+  if (result.status !== 0) {
+    closeSync(fd);
+    if (result.status === HELD) {
+      const owner = readFileSync(path, 'utf8').trim();
+      throw new VpnError(
+        'ALREADY_RUNNING',
+        `another program${owner === '' ? '' : ` (${owner})`} is running on ${directory}`,
+      );
+    }
+    const cause = result.error ?? new Error(result.stderr.toString().trim());
+    throw new VpnError('LOCK_FAILED', `cannot lock ${path}`, { cause });
+  }
+  ftruncateSync(fd);
+  writeSync(fd, `pid ${process.pid}\n`);
+  let open = true;
+  return {
+    release: () => {
+      if (open) closeSync(fd);
+      open = false;
+    },
+  };
+}

@@ -1,0 +1,279 @@
+/**
+ * JSON-RPC 2.0 over a unix socket that only its owner can open: one request or answer a line.
+ * Both ends: the running program serves, its other commands call. What the methods mean is the
+ * programs' business. Lines are bounded, so a stranger's input cannot fill the memory.
+ */
+import { existsSync, mkdirSync, unlinkSync } from 'node:fs';
+import { createConnection, createServer, type Server, type Socket } from 'node:net';
+import { dirname } from 'node:path';
+import { ERRORS, type ErrorCode, VpnError } from '../errors.ts';
+
+/** Longest request line, bytes. */
+const MAX_REQUEST = 1 << 20;
+/** Longest answer line, bytes; 10,000 peers in full need about 4 MiB. */
+const MAX_ANSWER = 64 << 20;
+/** sun_path of Linux, without the final zero. */
+const MAX_PATH = 107;
+const CALL_TIMEOUT_MS = 10_000;
+/** A caller that does not read its answer is cut off after this. */
+const CLOSE_PATIENCE_MS = 500;
+/** JSON-RPC 2.0 section 5.1. */
+const PARSE_ERROR = -32_700;
+const INVALID_REQUEST = -32_600;
+const METHOD_NOT_FOUND = -32_601;
+const SERVER_ERROR = -32_000;
+
+/** Takes the method's parameters; its result must be representable in JSON. */
+export type LocalMethod = (params: unknown) => unknown | Promise<unknown>;
+
+export interface LocalSocket {
+  readonly path: string;
+  /** Ends all connections and removes the socket; idempotent. */
+  close(): Promise<void>;
+}
+
+/**
+ * Serves `methods` on `path` (mode 0600; a missing directory is made with mode 0700). A socket
+ * left behind by a killed program is replaced. Throws VpnError: ALREADY_RUNNING when a program
+ * answers there, SOCKET_FAILED.
+ */
+export async function serveLocalSocket(
+  path: string,
+  methods: Readonly<Record<string, LocalMethod>>,
+): Promise<LocalSocket> {
+  requireShortPath(path);
+  try {
+    mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  } catch (cause) {
+    throw new VpnError('SOCKET_FAILED', `cannot make the directory ${dirname(path)}`, { cause });
+  }
+  if (existsSync(path)) {
+    if (await answers(path)) {
+      throw new VpnError('ALREADY_RUNNING', `another program is running on ${path}`);
+    }
+    unlinkSync(path);
+  }
+  const connections = new Set<Socket>();
+  const server = createServer((connection) => {
+    connections.add(connection);
+    connection.on('close', () => connections.delete(connection));
+    serveConnection(connection, methods);
+  });
+  await listen(server, path);
+  let closed: Promise<void> | null = null;
+  const close = (): Promise<void> => {
+    closed ??= new Promise((resolve) => {
+      // The server unlinks its socket when it closes. Answers already written still go out.
+      const timer = setTimeout(() => {
+        for (const connection of connections) connection.destroy();
+      }, CLOSE_PATIENCE_MS);
+      server.close(() => {
+        clearTimeout(timer);
+        resolve();
+      });
+      for (const connection of connections) connection.destroySoon();
+    });
+    return closed;
+  };
+  return { path, close };
+}
+
+/**
+ * Calls one method of the program that serves `path`. Throws VpnError: NOT_RUNNING when nobody
+ * listens, REQUEST_FAILED, or the error that the method threw there.
+ */
+export async function callLocalSocket(
+  path: string,
+  method: string,
+  params: unknown = {},
+  options: { readonly timeoutMs?: number } = {},
+): Promise<unknown> {
+  requireShortPath(path);
+  const timeoutMs = options.timeoutMs ?? CALL_TIMEOUT_MS;
+  return new Promise((resolve, reject) => {
+    const connection = createConnection(path);
+    let done = false;
+    const finish = (error: VpnError | null, result?: unknown): void => {
+      if (done) return;
+      done = true;
+      clearTimeout(timer);
+      connection.destroy();
+      if (error === null) resolve(result);
+      else reject(error);
+    };
+    const timer = setTimeout(
+      () => finish(new VpnError('REQUEST_FAILED', `no answer on ${path} in ${timeoutMs} ms`)),
+      timeoutMs,
+    );
+    connection.on('connect', () => {
+      connection.write(`${JSON.stringify({ jsonrpc: '2.0', id: 1, method, params })}\n`);
+    });
+    readLines(connection, MAX_ANSWER, (line) => {
+      if (line === null) return finish(new VpnError('REQUEST_FAILED', `bad answer on ${path}`));
+      return settle(line, finish);
+    });
+    connection.on('error', (cause) => finish(connectError(path, cause)));
+    connection.on('close', () =>
+      finish(new VpnError('REQUEST_FAILED', `the connection to ${path} ended early`)),
+    );
+  });
+}
+
+function connectError(path: string, cause: Error): VpnError {
+  const code = 'code' in cause ? cause.code : '';
+  if (code === 'ENOENT' || code === 'ECONNREFUSED' || code === 'ENOTDIR') {
+    return new VpnError('NOT_RUNNING', `not running: nothing answers on ${path}`, { cause });
+  }
+  if (code === 'EACCES') {
+    return new VpnError('SOCKET_FAILED', `${path} belongs to another user`, {
+      cause,
+      hint: 'Run this command as the user who runs the program, usually root.',
+    });
+  }
+  return new VpnError('REQUEST_FAILED', `cannot talk on ${path}`, { cause });
+}
+
+interface RpcAnswer {
+  readonly result?: unknown;
+  readonly error?: {
+    readonly message?: unknown;
+    readonly data?: { readonly code?: unknown; readonly hint?: unknown };
+  };
+}
+
+function settle(line: string, finish: (error: VpnError | null, result?: unknown) => void): void {
+  let answer: RpcAnswer;
+  try {
+    answer = JSON.parse(line) as RpcAnswer;
+  } catch (cause) {
+    finish(new VpnError('REQUEST_FAILED', 'the answer is not JSON', { cause }));
+    return;
+  }
+  if (answer.error === undefined) {
+    finish(null, answer.result);
+    return;
+  }
+  const { code, hint } = answer.error.data ?? {};
+  const known = typeof code === 'string' && Object.hasOwn(ERRORS, code);
+  finish(
+    new VpnError(known ? (code as ErrorCode) : 'REQUEST_FAILED', String(answer.error.message), {
+      ...(typeof hint === 'string' ? { hint } : {}),
+    }),
+  );
+}
+
+function serveConnection(connection: Socket, methods: Readonly<Record<string, LocalMethod>>): void {
+  // A caller that goes away mid-answer is its own business.
+  connection.on('error', () => connection.destroy());
+  readLines(connection, MAX_REQUEST, (line) => {
+    if (line === null) {
+      connection.end(`${errorAnswer(null, INVALID_REQUEST, 'line too long')}\n`);
+      return;
+    }
+    void answerLine(line, methods).then((answer) => {
+      if (connection.writable) connection.write(`${answer}\n`);
+    });
+  });
+}
+
+async function answerLine(
+  line: string,
+  methods: Readonly<Record<string, LocalMethod>>,
+): Promise<string> {
+  let request: { id?: unknown; method?: unknown; params?: unknown } | null;
+  try {
+    request = JSON.parse(line) as typeof request;
+  } catch {
+    return errorAnswer(null, PARSE_ERROR, 'not JSON');
+  }
+  if (typeof request !== 'object' || request === null || typeof request.method !== 'string') {
+    return errorAnswer(null, INVALID_REQUEST, 'not a request');
+  }
+  const id = typeof request.id === 'number' || typeof request.id === 'string' ? request.id : null;
+  if (!Object.hasOwn(methods, request.method)) {
+    return errorAnswer(id, METHOD_NOT_FOUND, `unknown method ${request.method.slice(0, 64)}`);
+  }
+  try {
+    const result = await methods[request.method]!(request.params ?? {});
+    return JSON.stringify({ jsonrpc: '2.0', id, result: result ?? null });
+  } catch (error) {
+    if (error instanceof VpnError) {
+      return errorAnswer(id, SERVER_ERROR, error.message, { code: error.code, hint: error.hint });
+    }
+    const message = error instanceof Error ? error.message : String(error);
+    return errorAnswer(id, SERVER_ERROR, message, { code: 'INTERNAL' });
+  }
+}
+
+function errorAnswer(
+  id: number | string | null,
+  code: number,
+  message: string,
+  data?: { readonly code: ErrorCode; readonly hint?: string },
+): string {
+  return JSON.stringify({ jsonrpc: '2.0', id, error: { code, message, data } });
+}
+
+/** Calls `onLine` for each line; null once when a line exceeds `limit`, then never again. */
+function readLines(connection: Socket, limit: number, onLine: (line: string | null) => void): void {
+  let parts: string[] = [];
+  let size = 0;
+  let broken = false;
+  connection.setEncoding('utf8');
+  connection.on('data', (data) => {
+    if (broken) return;
+    const pieces = data.toString().split('\n');
+    const rest = pieces.pop()!;
+    for (const piece of pieces) {
+      const line = parts.join('') + piece;
+      parts = [];
+      size = 0;
+      if (line !== '') onLine(line);
+    }
+    parts.push(rest);
+    size += rest.length;
+    if (size > limit) {
+      broken = true;
+      parts = [];
+      onLine(null);
+    }
+  });
+}
+
+/** True when a program accepts connections on `path`. */
+function answers(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const connection = createConnection(path);
+    connection.on('connect', () => {
+      connection.destroy();
+      resolve(true);
+    });
+    // EACCES: somebody else's, hence not ours to replace.
+    connection.on('error', (error) => resolve('code' in error && error.code === 'EACCES'));
+  });
+}
+
+function listen(server: Server, path: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', (cause) =>
+      reject(new VpnError('SOCKET_FAILED', `cannot listen on ${path}`, { cause })),
+    );
+    server.once('listening', () => resolve());
+    // listen() binds before it returns: no moment in which others could connect.
+    const umask = process.umask(0o177);
+    try {
+      server.listen(path);
+    } finally {
+      process.umask(umask);
+    }
+  });
+}
+
+function requireShortPath(path: string): void {
+  if (Buffer.byteLength(path) > MAX_PATH) {
+    throw new VpnError(
+      'SOCKET_FAILED',
+      `the socket path ${path} is longer than ${MAX_PATH} bytes, the limit of Linux`,
+    );
+  }
+}

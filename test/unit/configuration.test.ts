@@ -1,0 +1,180 @@
+import { describe, expect, it } from 'vitest';
+import {
+  type ConfigurationSources,
+  environmentName,
+  resolveConfiguration,
+  SETTING_NAMES,
+} from '../../server/configuration.ts';
+import { parseConfiguration } from '../../server/configuration-file.ts';
+import { formatIpv4, formatNetwork } from '../../server/ipv4.ts';
+import { VpnError } from '../../shared/errors.ts';
+
+interface Given {
+  flags?: ConfigurationSources['flags'];
+  environment?: ConfigurationSources['environment'];
+  yaml?: string;
+}
+
+function resolve({ flags = {}, environment = {}, yaml }: Given) {
+  const file = yaml === undefined ? null : parseConfiguration(yaml, 'server.yaml', SETTING_NAMES);
+  return resolveConfiguration({ flags, environment, file });
+}
+
+/** Code and message of the error. */
+function fault(given: Given): string {
+  try {
+    resolve(given);
+  } catch (error) {
+    if (error instanceof VpnError) return `${error.code} ${error.message}`;
+    throw error;
+  }
+  return 'none';
+}
+
+describe('settings', () => {
+  it('have defaults that serve', () => {
+    const c = resolve({});
+    expect(c.listen).toEqual({ port: 6000 });
+    expect(formatNetwork(c.network)).toBe('192.168.1.0/24');
+    expect(formatIpv4(c.address)).toBe('192.168.1.1');
+    expect(c).toMatchObject({ clientToClient: 'direct', mtu: 1420, workers: 0, aead: 'auto' });
+    expect(c.push).toEqual({
+      ...{ routes: [], dns: [], domains: [], mtu: 1420, keepalive: 25, full: false },
+    });
+    expect(c.offloads).toEqual({ tunTcp: true, tunUdp: true, udpGso: true, udpGro: true });
+  });
+
+  it('come from flags before environment before file', () => {
+    const yaml = 'mtu: 1300\nnetwork: 10.1.0.0/24\naddress: 10.1.0.9\nlisten: 1111\n';
+    const environment = { CULVERT_MTU: '1301', CULVERT_LISTEN: '2222' };
+    const c = resolve({ yaml, environment, flags: { listen: '192.0.2.1:3333' } });
+    expect(c.listen).toEqual({ port: 3333, address: '192.0.2.1' });
+    expect(c.mtu).toBe(1301);
+    expect(formatIpv4(c.address)).toBe('10.1.0.9');
+  });
+
+  it('can all be set in the environment, under one rule', () => {
+    expect(environmentName('push.routes')).toBe('CULVERT_PUSH_ROUTES');
+    expect(environmentName('clientToClient')).toBe('CULVERT_CLIENT_TO_CLIENT');
+    expect(environmentName('offload.tunTcp')).toBe('CULVERT_OFFLOAD_TUN_TCP');
+    const c = resolve({
+      environment: {
+        CULVERT_AEAD: 'openssl',
+        CULVERT_OFFLOAD_UDP_GSO: 'off',
+        CULVERT_PUSH_ROUTES: '10.0.0.0/8, 172.16.5.0/24',
+        CULVERT_WORKERS: '',
+      },
+    });
+    expect(c.aead).toBe('openssl');
+    expect(c.offloads.udpGso).toBe(false);
+    expect(c.push.routes).toEqual(['10.0.0.0/8', '172.16.5.0/24']);
+  });
+
+  it('read a whole file', () => {
+    const c = resolve({
+      yaml: `
+# a comment
+listen: "[::]:6001"
+endpoint: [vpn.example.org, "[2001:db8::1]:7000"]
+network: 10.5.0.0/16
+pool: { start: 10.5.1.0, end: 10.5.1.9 }
+clientToClient: off
+push:
+  routes: [10.9.0.0/16, "fd00::/8"]
+  dns: 10.5.0.1
+  domains: [corp.example]
+  keepalive: 0
+  full: true
+nat: off
+maxClients: 20
+fwmark: 0xca6c
+log: debug
+`,
+    });
+    expect(c.listen).toEqual({ port: 6001, address: '::' });
+    expect(c.endpoints).toEqual(['vpn.example.org', '[2001:db8::1]:7000']);
+    expect(formatIpv4(c.pool.end!)).toBe('10.5.1.9');
+    expect(c.push).toMatchObject({ dns: ['10.5.0.1'], keepalive: 0, full: true });
+    expect(c).toMatchObject({ nat: 'off', maxClients: 20, fwmark: 0xca6c, log: 'debug' });
+  });
+
+  it('of an empty file are the defaults', () => {
+    expect(resolve({ yaml: '' })).toEqual(resolve({}));
+    expect(resolve({ yaml: 'network:\npush:\n' })).toEqual(resolve({}));
+  });
+});
+
+describe('errors in the file', () => {
+  it('name line, column and the nearest known key', () => {
+    expect(fault({ yaml: 'listen: 6000\nnetwrk: 10.0.0.0/24\n' })).toBe(
+      'CONFIG_INVALID server.yaml:2:1 unknown key netwrk; did you mean network?',
+    );
+    expect(fault({ yaml: 'push:\n  rutes: []\n' })).toBe(
+      'CONFIG_INVALID server.yaml:2:3 unknown key push.rutes; did you mean push.routes?',
+    );
+  });
+
+  it('name the place of a bad value', () => {
+    expect(fault({ yaml: 'mtu: 1420\nlisten: 70000\n' })).toBe(
+      'CONFIG_INVALID server.yaml:2:9 listen must be PORT or ADDRESS:PORT, ' +
+        'with a port from 1 to 65535, not "70000"',
+    );
+    expect(fault({ yaml: 'pool:\n  end: 10.0.0.5\n' })).toMatch(
+      /^CONFIG_INVALID server\.yaml:2:8 pool\.end is outside 192\.168\.1\.0\/24/,
+    );
+  });
+
+  it('are found in broken YAML too', () => {
+    expect(fault({ yaml: 'listen: [1\n' })).toMatch(/^CONFIG_INVALID server\.yaml:2:1 /);
+    expect(fault({ yaml: '- a\n' })).toMatch(/^CONFIG_INVALID server\.yaml:1:1 /);
+    expect(fault({ yaml: 'push: 5\n' })).toMatch(/server\.yaml:1:7 push must be/);
+    expect(fault({ yaml: 'mtu: {a: 1}\n' })).toMatch(/server\.yaml:1:6 mtu is a single value/);
+    expect(fault({ yaml: 'mtu: 1300\nmtu: 1400\n' })).toMatch(/server\.yaml:2:1 /);
+  });
+});
+
+describe('bad values', () => {
+  it.each([
+    ['network', '192.168.1.0/33'],
+    ['network', 'home'],
+    ['network', '10.0.0.0/32'],
+    ['network', '10.0.0.0/31'],
+    ['network', '0.0.0.0/8'],
+    ['network', '224.0.0.0/24'],
+    ['network', '127.0.0.0/24'],
+    ['address', '10.0.0.1'],
+    ['address', '192.168.1.0'],
+    ['address', '192.168.1.255'],
+    ['address', 'server'],
+    ['listen', '0'],
+    ['listen', 'host:6000'],
+    ['endpoint', 'a b:1'],
+    ['clientToClient', 'yes'],
+    ['device', 'a-name-that-is-too-long'],
+    ['device', 'a/b'],
+    ['mtu', '1279'],
+    ['mtu', '65456'],
+    ['push.dns', 'dns.example.org'],
+    ['push.routes', '10.0.0.0'],
+    ['push.full', 'maybe'],
+    ['aead', 'rot13'],
+    ['log', 'loud'],
+  ] as const)('%s %s is refused, by name', (name, value) => {
+    expect(fault({ flags: { [name]: value } })).toMatch(/^CONFIG_INVALID --/);
+    expect(fault({ environment: { [environmentName(name)]: value } })).toContain(
+      `CONFIG_INVALID ${environmentName(name)} `,
+    );
+  });
+
+  it('of flags are called by the flag', () => {
+    expect(fault({ flags: { clientToClient: 'x' } })).toBe(
+      'CONFIG_INVALID --client-to-client must be direct, kernel or off, not "x"',
+    );
+    expect(fault({ flags: { device: 'a/b' } })).toContain(' --dev must');
+  });
+
+  it('between pool bounds are found', () => {
+    const yaml = 'pool: {start: 192.168.1.20, end: 192.168.1.10}';
+    expect(fault({ yaml })).toContain('pool.end is before pool.start');
+  });
+});

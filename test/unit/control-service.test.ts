@@ -1,0 +1,125 @@
+import { pino } from 'pino';
+import { beforeEach, describe, expect, it } from 'vitest';
+import { keyToBase64 } from '../../keys/keypair.ts';
+import { ControlService } from '../../server/control-service.ts';
+import {
+  type ControlAnswer,
+  type ControlMessage,
+  frameMessage,
+  Reassembler,
+} from '../../shared/control/messages.ts';
+import type { PeerId } from '../../shared/dataplane.ts';
+import { Harness } from './server-harness.ts';
+import { key } from './store-suite.ts';
+
+const push = {
+  ...{ prefixLength: 24, serverAddress: '192.168.1.1', mtu: 1400, keepalive: 25 },
+  ...{ routes: ['10.0.0.0/8'], dns: [], domains: [], full: false },
+};
+
+describe('ControlService', () => {
+  let h: Harness;
+  let service: ControlService;
+  let sent: { peer: PeerId; frame: Uint8Array }[];
+  let log: string;
+  beforeEach(() => {
+    h = new Harness();
+    sent = [];
+    log = '';
+    service = new ControlService({
+      registry: h.registry,
+      push,
+      clock: { now: () => 10_000, wall: () => ({ seconds: h.now, nanoseconds: 0 }) },
+      random: (n) => new Uint8Array(n),
+      send: (peer, frame) => sent.push({ peer, frame }) > 0,
+      log: pino({ level: 'debug' }, { write: (line: string) => (log += line) }),
+    });
+    return () => h.close();
+  });
+
+  /** Sends a message as the peer with this key; the messages it gets. */
+  const say = (byte: number, message: ControlMessage): ControlMessage[] => {
+    for (const frame of frameMessage(message, 1)) service.receive(h.idOf(byte), frame);
+    return sent.splice(0).map(({ peer, frame }) => {
+      expect(peer).toBe(h.idOf(byte));
+      const result = new Reassembler().add(frame, 0);
+      if (result.type !== 'message') throw new Error(result.type);
+      return result.message;
+    });
+  };
+  const enrol = (invite: number, own: number, id: number) =>
+    say(invite, { type: 'enrol', id, publicKey: keyToBase64(key(own)) });
+
+  it('enrols with an invite and leases an address to the new key', () => {
+    h.invite(50, 'laptop');
+    expect(enrol(50, 1, 7)).toEqual([{ type: 'enrolled', id: 7, name: 'laptop' }]);
+    const answer: ControlAnswer = { type: 'leased', id: 8, address: '192.168.1.2', ...push };
+    expect(say(1, { type: 'lease', id: 8 })).toEqual([answer]);
+    expect(h.specOf(key(1))?.allowedIps).toEqual(['192.168.1.2/32']);
+  });
+
+  it('has stored what it answers', () => {
+    h.invite(50, 'laptop');
+    enrol(50, 1, 7);
+    say(1, { type: 'lease', id: 8 });
+    h.restart();
+    expect(h.lease(1)).toEqual({ type: 'leased', address: '192.168.1.2' });
+  });
+
+  it('answers the repeated enrolment of a client that lost the answer', () => {
+    h.invite(50, 'laptop');
+    enrol(50, 1, 7);
+    service.forget(h.idOf(50));
+    expect(enrol(50, 1, 99)).toEqual([{ type: 'enrolled', id: 99, name: 'laptop' }]);
+    expect(enrol(50, 2, 100)).toEqual([{ type: 'refused', id: 100, reason: 'inviteUsed' }]);
+  });
+
+  it('lets an invite do nothing but enrol, and a peer not enrol', () => {
+    h.invite(50, 'laptop');
+    h.profile(1, 'phone');
+    const refused = (id: number, reason: string) => [{ type: 'refused', id, reason }];
+    expect(say(50, { type: 'lease', id: 1 })).toEqual(refused(1, 'notEnrolled'));
+    expect(enrol(1, 2, 2)).toEqual(refused(2, 'alreadyEnrolled'));
+  });
+
+  it('refuses a revoked key that comes with a new invite', () => {
+    h.profile(1, 'phone');
+    h.registry.revoke('phone', h.now);
+    h.invite(50, 'other');
+    expect(enrol(50, 1, 3)).toEqual([{ type: 'refused', id: 3, reason: 'revoked' }]);
+  });
+
+  it('says serverError when the store fails, and logs why', () => {
+    h.profile(1, 'phone');
+    h.invite(50, 'laptop');
+    h.store.close();
+    expect(enrol(50, 2, 4)).toEqual([{ type: 'refused', id: 4, reason: 'serverError' }]);
+    expect(log).toContain('cannot answer enrol');
+  });
+
+  it('sends nothing to who has not asked: no answer to noise, bye or strangers', () => {
+    h.profile(1, 'phone');
+    expect(say(1, { type: 'bye' })).toEqual([]);
+    service.receive(h.idOf(1), new Uint8Array([0xc0, 1, 5]));
+    service.receive(h.idOf(1), new Uint8Array(64));
+    service.receive(9999 as PeerId, frameMessage({ type: 'lease', id: 1 }, 1)[0]!);
+    expect(sent).toEqual([]);
+  });
+
+  it('says goodbye to those who have spoken in this session, and to nobody else', () => {
+    for (const n of [1, 2, 3]) h.profile(n, `p${n}`);
+    say(1, { type: 'lease', id: 1 });
+    say(2, { type: 'lease', id: 1 });
+    service.forget(h.idOf(2));
+    service.goodbye();
+    expect(sent.map(({ peer }) => peer)).toEqual([h.idOf(1)]);
+  });
+
+  it('logs names and addresses, never a key', () => {
+    h.invite(50, 'laptop');
+    enrol(50, 1, 7);
+    say(1, { type: 'lease', id: 8 });
+    expect(log).toContain('laptop');
+    expect(log).not.toContain(keyToBase64(key(1)));
+  });
+});
