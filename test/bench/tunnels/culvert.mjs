@@ -1,0 +1,112 @@
+/**
+ * Culvert itself: vpn-server and vpn-clients from dist/, set up as a user does it, by invites.
+ */
+import { existsSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { namespaceOf, SERVER_SEEN_FROM } from '../topology.mjs';
+import { INNER, PORT, waitUntilReachable } from './tunnel.mjs';
+
+const START_TIMEOUT_MS = 15_000;
+
+/**
+ * @typedef {object} Server A running vpn-server.
+ * @property {import('../processes.mjs').Started} daemon
+ * @property {string} runFolder
+ * @property {Record<string, unknown>} status What `status --json` said.
+ * @property {(...argv: string[]) => Promise<any>} ask Runs a command of vpn-server with --json.
+ */
+
+/**
+ * @param {import('./tunnel.mjs').TunnelContext} context
+ * @param {'auto' | 'openssl'} aead
+ * @returns {Promise<import('./tunnel.mjs').Tunnel>}
+ */
+export async function startCulvert(context, aead) {
+  const server = await startServer(context, aead);
+  const daemons = [server.daemon];
+  // One after the other: addresses are handed out in the order of first lease.
+  for (const client of /** @type {const} */ (['a', 'b'])) {
+    daemons.push(await startClient(context, aead, server, client, INNER.server));
+  }
+  await waitUntilReachable(context.processes, 'a', INNER.b);
+  return { daemons, addresses: INNER, facts: { aead: String(server.status.aead) } };
+}
+
+/**
+ * @param {import('./tunnel.mjs').TunnelContext} context
+ * @param {'auto' | 'openssl'} aead
+ * @param {string[]} [options] Further options of `vpn-server start`.
+ * @returns {Promise<Server>}
+ */
+export async function startServer({ processes, folder, root }, aead, options = []) {
+  const program = programOf(root, 'server');
+  const env = environment(aead);
+  const namespace = namespaceOf('server');
+  const runFolder = join(folder, 'server-run');
+  const at = ['--state', join(folder, 'server'), '--run', runFolder];
+  const listen = ['--listen', String(PORT), '--endpoint', `${SERVER_SEEN_FROM.a}:${PORT}`];
+  const start = [...program, 'start', ...at, ...listen, '--nat', 'off', ...options];
+  const daemon = processes.start(namespace, start, { log: join(folder, 'server.log'), env });
+  const ask = async (/** @type {string[]} */ ...argv) =>
+    JSON.parse(await processes.run(namespace, [...program, ...argv, ...at, '--json'], { env }));
+  return { daemon, runFolder, ask, status: await waitForStatus(() => ask('status')) };
+}
+
+/**
+ * Invites client `a` or `b`, starts it and waits until it reaches the server's inner address.
+ * @param {import('./tunnel.mjs').TunnelContext} context
+ * @param {'auto' | 'openssl'} aead
+ * @param {Server} server
+ * @param {'a' | 'b'} client
+ * @param {string} serverAddress
+ */
+export async function startClient(
+  { processes, folder, root },
+  aead,
+  server,
+  client,
+  serverAddress,
+) {
+  const endpoint = `${SERVER_SEEN_FROM[client]}:${PORT}`;
+  const { invite } = await server.ask('invite', client, '--endpoint', endpoint);
+  const inviteFile = join(folder, `${client}.invite`);
+  writeFileSync(inviteFile, `${invite}\n`, { mode: 0o600 });
+  const at = ['--state', join(folder, client), '--run', join(folder, `${client}-run`)];
+  const argv = [...programOf(root, 'client'), 'connect', '--invite-file', inviteFile, ...at];
+  const log = join(folder, `${client}.log`);
+  const daemon = processes.start(namespaceOf(client), argv, { log, env: environment(aead) });
+  await waitUntilReachable(processes, client, serverAddress);
+  return daemon;
+}
+
+/** @param {string} root @param {'server' | 'client'} name */
+function programOf(root, name) {
+  const file = join(root, 'dist', name, 'cli.js');
+  if (!existsSync(file)) throw new Error(`dist/${name}/cli.js is missing; run npm run build`);
+  return [process.execPath, file];
+}
+
+/**
+ * Our own settings come from nowhere but here, so that a run can be repeated.
+ * @param {'auto' | 'openssl'} aead
+ */
+function environment(aead) {
+  const env = Object.fromEntries(
+    Object.entries(process.env).filter(([name]) => !name.startsWith('CULVERT_')),
+  );
+  return aead === 'openssl' ? { ...env, CULVERT_AEAD: 'openssl' } : env;
+}
+
+/** @param {() => Promise<any>} ask */
+async function waitForStatus(ask) {
+  const end = Date.now() + START_TIMEOUT_MS;
+  for (;;) {
+    try {
+      return await ask();
+    } catch (error) {
+      if (Date.now() > end) throw new Error('vpn-server did not start', { cause: error });
+      await sleep(100);
+    }
+  }
+}

@@ -1,0 +1,58 @@
+/**
+ * What a test must leave as it found it: links, addresses, routes, rules, nft rules, resolv.conf.
+ * Counters and lifetimes that move by themselves are taken out.
+ */
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+
+/** One fact a line, each prefixed by its subject. */
+export type HostState = readonly string[];
+
+const QUERIES: readonly (readonly [string, string, readonly string[]])[] = [
+  ['link', 'ip', ['-o', 'link', 'show']],
+  ['address', 'ip', ['-o', 'address', 'show']],
+  ['route', 'ip', ['-4', 'route', 'show', 'table', 'all']],
+  ['route6', 'ip', ['-6', 'route', 'show', 'table', 'all']],
+  ['rule', 'ip', ['-4', 'rule', 'show']],
+  ['rule6', 'ip', ['-6', 'rule', 'show']],
+  ['nft', 'nft', ['list', 'ruleset']],
+];
+
+/** Reads the state of a namespace, or of the host when `namespace` is null. */
+export function readHostState(namespace: string | null): HostState {
+  const lines: string[] = [];
+  for (const [subject, file, args] of QUERIES) {
+    const enter = namespace === null ? [] : ['netns', 'exec', namespace, file];
+    const text = execFileSync(namespace === null ? file : 'ip', [...enter, ...args], {
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'ignore'],
+    });
+    for (const line of text.split('\n')) {
+      const fact = steady(line);
+      if (fact) lines.push(`${subject}: ${fact}`);
+    }
+  }
+  if (namespace === null) lines.push(`resolv.conf: ${readFileSync('/etc/resolv.conf', 'utf8')}`);
+  return lines.sort();
+}
+
+/** `- gone` and `+ new` lines; empty when both states are equal. */
+export function compareHostStates(before: HostState, after: HostState): string[] {
+  const was = new Set(before);
+  const is = new Set(after);
+  return [
+    ...before.filter((line) => !is.has(line)).map((line) => `- ${line}`),
+    ...after.filter((line) => !was.has(line)).map((line) => `+ ${line}`),
+  ];
+}
+
+/** Takes out what changes by itself: lifetimes, expiry times, packet counters of nft. */
+function steady(line: string): string {
+  return line
+    .replace(/\\/g, ' ')
+    .replace(/(valid_lft|preferred_lft) \S+/g, '')
+    .replace(/expires \S+/g, '')
+    .replace(/packets \d+ bytes \d+/g, '')
+    .replace(/\s+/g, ' ')
+    .trim();
+}

@@ -1,0 +1,243 @@
+/**
+ * Transport data as the server reads and writes it: padding, replay window, counters at their
+ * limits, damage, inner packets that lie. Topology: ../wire/bench.ts.
+ */
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { Bench, INNER_SERVER, type Member, QUIET_MS, repliesIn } from '../wire/bench.ts';
+import { echo, type IpPacket, ip, udp } from '../wire/inner.ts';
+import { ascii, join, random } from '../wire/primitives.ts';
+import type { Session } from '../wire/session.ts';
+import { delay } from './waiting.ts';
+
+/** Counters that far below the highest are still taken; one further are not. */
+const WINDOW = 8128n;
+/** First counter that is refused: 2^64 - 2^13 - 1. */
+const REJECT_AFTER_MESSAGES = 2n ** 64n - 2n ** 13n - 1n;
+
+let bench: Bench;
+let member: Member;
+let session: Session;
+
+beforeAll(async () => {
+  bench = await Bench.start();
+});
+
+afterAll(() => bench?.close());
+
+beforeEach(async () => {
+  member = await bench.member();
+  session = await member.peer.connect();
+});
+
+/** Sends datagrams in small groups and returns what came back for them. */
+async function answersTo(datagrams: readonly Uint8Array[]) {
+  const before = member.peer.arrivals.length;
+  for (let at = 0; at < datagrams.length; at += 16) {
+    await member.peer.send(...datagrams.slice(at, at + 16));
+    await delay(5);
+  }
+  await delay(QUIET_MS);
+  return member.peer.arrivals.slice(before);
+}
+
+/** Numbers of the echo requests, sealed under these counters in this order, that are answered. */
+async function answered(counters: readonly bigint[]): Promise<bigint[]> {
+  const sent = new Map<number, bigint>();
+  const datagrams = counters.map((counter) => {
+    const { packet, id } = bench.echo(member);
+    sent.set(id, counter);
+    return session.seal(packet, { counter });
+  });
+  return repliesIn(await answersTo(datagrams)).map((id) => sent.get(id)!);
+}
+
+describe('what the server sends', () => {
+  it('is padded with zeros to 16 bytes but never past the MTU, at every length', async () => {
+    const full = bench.mtu - 28;
+    const lengths = [
+      ...Array(34).keys(),
+      full - 17,
+      full - 16,
+      full - 15,
+      full - 3,
+      full - 1,
+      full,
+    ];
+    const requests = lengths.map((length) => bench.echo(member, random(length)));
+    const replies = await answersTo(requests.map(({ packet }) => session.seal(packet)));
+    expect(repliesIn(replies)).toEqual(requests.map(({ id }) => id));
+    // the peer checked zeros, length and order of the counters of each
+    expect(member.peer.violations).toEqual([]);
+    const largest = Math.max(...replies.map((a) => a.bytes.length));
+    expect(largest).toBe(bench.mtu + 32);
+  });
+
+  it('counts up from 0, one by one', async () => {
+    for (let i = 0; i < 20; i++) {
+      const { message } = await bench.reach(member, session);
+      expect(message).toMatchObject({ kind: 'transport', counter: BigInt(i) });
+    }
+  });
+
+  it('repeats the bytes of the request', async () => {
+    const body = random(1000);
+    const { packet } = bench.echo(member, body);
+    const replies = await answersTo([session.seal(packet)]);
+    expect(replies).toHaveLength(1);
+    const inner = replies[0]!.inner as IpPacket;
+    expect(inner).toMatchObject({ kind: 'v4', source: INNER_SERVER, ttl: 64 });
+    expect(inner.payload.slice(8)).toEqual(body);
+  });
+});
+
+describe('the replay window', () => {
+  it('takes no datagram twice', async () => {
+    const { packet, id } = bench.echo(member);
+    const sealed = session.seal(packet);
+    expect(repliesIn(await answersTo([sealed, sealed, sealed]))).toEqual([id]);
+    expect(await answersTo([sealed])).toEqual([]);
+  });
+
+  it('takes what is late by up to 8128 and nothing that is later', async () => {
+    const top = 20_000n;
+    expect(await answered([top])).toEqual([top]);
+    const late = [1n, 63n, 64n, 65n, 4000n, 8063n, 8064n, WINDOW - 1n, WINDOW].map((n) => top - n);
+    expect(await answered(late)).toEqual(late);
+    expect(
+      await answered([WINDOW + 1n, WINDOW + 64n, 8192n, 8193n, top].map((n) => top - n)),
+    ).toEqual([]);
+    expect(await answered([...late, top])).toEqual([]);
+  });
+
+  it('forgets nothing while it moves, by one, by a word, by its whole length and further', async () => {
+    let top = 1000n;
+    expect(await answered([top])).toEqual([top]);
+    for (const step of [1n, 63n, 64n, 65n, 8127n, 8128n, 8129n, 8192n, 100_000n, 2n ** 40n]) {
+      const before = top;
+      top += step;
+      const fresh = top - 1n === before ? top - 2n : top - 1n;
+      expect(await answered([top, fresh]), `step ${step}`).toEqual([top, fresh]);
+      expect(await answered([top, fresh, before]), `after step ${step}`).toEqual([]);
+    }
+  });
+
+  it('takes 256 datagrams in a wild order, each once', async () => {
+    const counters = Array.from({ length: 256 }, (_, i) => BigInt((i * 97) % 256) + 500n);
+    const twice = [...counters, ...counters.toReversed()];
+    expect(await answered(twice)).toEqual(counters);
+  });
+
+  it('ends before the counter does', async () => {
+    const last = REJECT_AFTER_MESSAGES - 1n;
+    const past = [0n, 1n, 64n, 8192n].map((n) => REJECT_AFTER_MESSAGES + n);
+    expect(await answered([...past, 2n ** 64n - 1n])).toEqual([]);
+    expect(await answered([5n])).toEqual([5n]);
+    expect(await answered([last])).toEqual([last]);
+    expect(await answered([last, last + 1n, 2n ** 64n - 1n, 6n])).toEqual([]);
+    expect(await answered([last - 1n, last - WINDOW])).toEqual([last - 1n, last - WINDOW]);
+  });
+
+  it('is marked only by what authenticates', async () => {
+    const forged = Uint8Array.from(session.seal(new Uint8Array(32), { counter: 2n ** 50n }));
+    forged[40]! ^= 1;
+    expect(await answersTo([forged])).toEqual([]);
+    await bench.reach(member, session);
+  });
+});
+
+describe('data', () => {
+  it('with any byte changed, or cut at any length, or longer, is dropped without a trace', async () => {
+    const { packet, id } = bench.echo(member, ascii('sixteen bytes ok'));
+    const sealed = session.seal(packet);
+    const changed = Array.from({ length: sealed.length }, (_, at) =>
+      sealed.map((v, i) => (i === at ? v ^ (1 << (at % 8)) : v)),
+    );
+    const cut = Array.from({ length: sealed.length }, (_, length) => sealed.slice(0, length));
+    const longer = [1, 15, 16, 1400, 60_000].map((n) => join(sealed, new Uint8Array(n)));
+    expect(await answersTo([...changed, ...cut, ...longer])).toEqual([]);
+    expect(repliesIn(await answersTo([sealed]))).toEqual([id]);
+  });
+
+  it('from an inner address of somebody else goes nowhere', async () => {
+    const other = await bench.member('10.77.1.3');
+    const theirs = await other.peer.connect();
+    await delay(QUIET_MS);
+    const heard = other.peer.arrivals.length;
+    const sources = [
+      other.address,
+      INNER_SERVER,
+      '192.168.1.77',
+      '10.77.1.2',
+      '8.8.8.8',
+      '0.0.0.0',
+    ];
+    const spoofed = sources.flatMap((source) => [
+      session.seal(echo(source, INNER_SERVER, 9, 9)),
+      session.seal(echo(source, other.address, 9, 9)),
+      session.seal(udp(source, 5, INNER_SERVER, 5, ascii('x'))),
+    ]);
+    spoofed.push(session.seal(echo('fd00::9', 'fd00::1', 9, 9)));
+    expect(await answersTo(spoofed)).toEqual([]);
+    expect(other.peer.arrivals.slice(heard)).toEqual([]);
+    await bench.reach(member, session);
+    await bench.reach(other, theirs);
+  });
+
+  it('that is not a whole IP packet is dropped, and the session goes on', async () => {
+    const { packet } = bench.echo(member);
+    const lying = [0, 1, 19, 61, 64, 1500, 65_535].map((claimedLength) =>
+      ip(member.address, INNER_SERVER, 1, packet.slice(20), { claimedLength }),
+    );
+    const v6 = [1, 9, 65_535].map((claimedLength) =>
+      ip('fd00::2', 'fd00::1', 58, new Uint8Array(8), { claimedLength }),
+    );
+    const short = [1, 4, 16, 19].map((length) => packet.slice(0, length));
+    const odd = [0, 1, 2, 3, 5, 7, 8, 15].map((version) => {
+      const copy = packet.slice();
+      copy[0] = (version << 4) | 5;
+      return copy;
+    });
+    const all = [...lying, ...v6, ...short, ...odd];
+    const datagrams = all.map((plain) => session.seal(plain, { padTo: plain.length }));
+    expect(await answersTo(datagrams)).toEqual([]);
+    await bench.reach(member, session);
+  });
+
+  it('is cut to its IP length, whatever the padding is', async () => {
+    const requests = [
+      { padTo: 60 },
+      { padTo: 64, padding: 0xff },
+      { padTo: 61 },
+      { padTo: 1000, padding: 0x45 },
+    ];
+    for (const options of requests) {
+      const { packet, id } = bench.echo(member);
+      expect(packet.length).toBe(60);
+      const replies = await answersTo([session.seal(packet, options)]);
+      expect(repliesIn(replies)).toEqual([id]);
+      expect((replies[0]!.inner as IpPacket).bytes).toHaveLength(60);
+    }
+    expect(member.peer.violations).toEqual([]);
+  });
+
+  it('of no length is a keepalive and is not answered', async () => {
+    const keepalives = Array.from({ length: 20 }, () => session.seal(new Uint8Array(0)));
+    expect(await answersTo(keepalives)).toEqual([]);
+    await bench.reach(member, session);
+  });
+
+  it('that looks like a control frame and is not one is not answered', async () => {
+    const text = ascii('{"type":"lease","id":1}');
+    const frames = [
+      Uint8Array.of(0xc0),
+      Uint8Array.of(0xc0, 0, 0, 0),
+      join(Uint8Array.of(0xc0, 255), random(30)),
+      join(Uint8Array.of(0xc0, 1, 255, 255, 255, 255), text),
+      join(Uint8Array.of(0xc0, 1), random(1300)),
+      join(Uint8Array.of(0xc1, 1), text),
+      random(64).fill(0xff, 0, 1),
+    ];
+    expect(await answersTo(frames.map((f) => session.seal(f)))).toEqual([]);
+    await bench.reach(member, session);
+  });
+});

@@ -1,0 +1,43 @@
+import { defineConfig } from 'vitest/config';
+
+/** Namespace tests need root and run beside each other only two at a time. */
+const NETNS = ['test/netns/**/*.test.ts', 'test/wire/**/*.test.ts', 'test/contract/addon*.test.ts'];
+const SOAK = ['test/soak/**/*.test.ts'];
+
+export default defineConfig({
+  test: {
+    projects: [
+      {
+        test: {
+          name: 'unit',
+          include: ['test/**/*.test.ts'],
+          exclude: [...NETNS, ...SOAK],
+          testTimeout: 15_000,
+          sequence: { groupOrder: 0 },
+        },
+      },
+      {
+        test: {
+          name: 'netns',
+          include: NETNS,
+          pool: 'forks',
+          maxWorkers: 2,
+          testTimeout: 90_000,
+          hookTimeout: 60_000,
+          sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        test: {
+          name: 'soak',
+          include: SOAK,
+          pool: 'forks',
+          maxWorkers: 1,
+          testTimeout: 3_600_000,
+          hookTimeout: 60_000,
+          sequence: { groupOrder: 2 },
+        },
+      },
+    ],
+  },
+});
