@@ -302,7 +302,7 @@ export class Client {
         break;
       case 'note':
         if (this.#since === null) this.#options.onNote(action.text);
-        else this.#options.log.warn(action.text);
+        else this.#options.log[action.good ? 'info' : 'warn'](action.text);
         break;
       case 'ready':
         this.#ready();

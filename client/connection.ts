@@ -65,7 +65,8 @@ export type Action =
   | { readonly type: 'apply' }
   | { readonly type: 'check' }
   | { readonly type: 'stage'; readonly stage: Stage; readonly text: string }
-  | { readonly type: 'note'; readonly text: string }
+  /** Trouble, or `good` news; once until the connection stands again. */
+  | { readonly type: 'note'; readonly text: string; readonly good: boolean }
   | { readonly type: 'ready' }
   | { readonly type: 'fail'; readonly error: VpnError };
 
@@ -259,7 +260,7 @@ export class Connection {
     if (this.#lost) {
       this.#lost = false;
       this.#said.clear();
-      this.#note(`connected again to ${where}`);
+      this.#act({ type: 'note', text: `connected again to ${where}`, good: true });
     }
     if (this.#phase === 'handshake' || this.#phase === 'resolve') {
       this.#stage('handshake', where);
@@ -368,7 +369,7 @@ export class Connection {
   #note(text: string): void {
     if (this.#said.has(text)) return;
     this.#said.add(text);
-    this.#act({ type: 'note', text });
+    this.#act({ type: 'note', text, good: false });
   }
 
   #fail(error: VpnError): void {

@@ -168,10 +168,16 @@ Napi::Object from_endpoint(Napi::Env env, const Endpoint& endpoint) {
   return object;
 }
 
+// A copy of the bytes. Empty when the environment is ending: then nothing can be allocated.
+Napi::Uint8Array copy_of(Napi::Env env, const uint8_t* from, size_t n) {
+  auto array = Napi::Uint8Array::New(env, n);
+  if (!array.IsEmpty()) std::memcpy(array.Data(), from, n);
+  return array;
+}
+
 Napi::Object from_handshake(Napi::Env env, const HandshakeEvent& handshake) {
-  auto message = Napi::Uint8Array::New(env, handshake.length);
-  std::memcpy(message.Data(), handshake.message, handshake.length);
-  return make_object(env, std::pair("type", "handshake"), std::pair("message", message),
+  return make_object(env, std::pair("type", "handshake"),
+                     std::pair("message", copy_of(env, handshake.message, handshake.length)),
                      std::pair("from", from_endpoint(env, handshake.from)));
 }
 
@@ -400,6 +406,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     for (size_t i = 0; taken < kSmallPerTurn && i < frames && ring.next_control(&peer, &size);
          i++) {
       auto frame = Napi::Uint8Array::New(env, size);
+      if (frame.IsEmpty()) return events;  // the environment is ending
       ring.pop_control(frame.Data());
       events.Set(n++, make_object(env, std::pair("type", "control"), std::pair("peer", peer),
                                   std::pair("bytes", frame)));

@@ -28,6 +28,8 @@ export interface ControlServiceOptions {
   readonly clock: Clock;
   readonly random: (bytes: number) => Uint8Array;
   readonly send: (peer: PeerId, frame: Uint8Array) => boolean;
+  /** The peer has left; its session is forgotten here. */
+  readonly onGoodbye: (peer: PeerId) => void;
   readonly log: Logger;
 }
 
@@ -41,16 +43,15 @@ export class ControlService {
 
   /** Takes one decrypted inner packet of the peer that is not IP. */
   receive(peer: PeerId, frame: Uint8Array): void {
-    const { registry, clock, log } = this.#options;
-    const member = registry.member(peer);
-    if (member === undefined) return;
+    const { registry, clock } = this.#options;
+    if (registry.member(peer) === undefined) return;
     const exchange = this.#exchangeOf(peer);
     const incoming = exchange.receive(frame, clock.now());
     if (incoming?.type === 'request') {
       exchange.answer(this.#answer(peer, incoming.request));
     } else if (incoming?.type === 'notice') {
-      log.info({ peer: member.record.name }, 'peer said goodbye');
       this.forget(peer);
+      this.#options.onGoodbye(peer);
     }
   }
 
@@ -62,7 +63,6 @@ export class ControlService {
   /** Tells everybody who has spoken that the server leaves. */
   goodbye(): void {
     for (const exchange of this.#exchanges.values()) exchange.notify({ type: 'bye' });
-    this.#exchanges.clear();
   }
 
   #exchangeOf(peer: PeerId): Exchange {
@@ -113,10 +113,10 @@ export class ControlService {
     const { registry, clock, log } = this.#options;
     // The message's schema lets nothing but a key through.
     const key = keyFromBase64<PublicKey>(publicKey)!;
-    const invite = registry.member(peer)?.record.name;
+    const name = registry.member(peer)?.record.name;
     const outcome = registry.enrol(peer, key, clock.wall().seconds);
     if (outcome.type === 'refused') {
-      log.warn({ invite, reason: outcome.reason }, 'enrolment refused');
+      log.warn({ peer: name, reason: outcome.reason }, 'enrolment refused');
       return refusal(id, outcome.reason);
     }
     if (!outcome.repeated) log.info({ peer: outcome.name }, 'peer enrolled');

@@ -118,7 +118,7 @@ export class Registry {
     const seen = [...this.peers()].filter(
       ({ record }) => record.lastSeen !== null && record.endpoint !== null,
     );
-    const lastSign = Math.max(0, ...seen.map(({ record }) => record.lastSeen!));
+    const lastSign = seen.reduce((last, { record }) => Math.max(last, record.lastSeen!), 0);
     return seen
       .filter(({ record }) => record.lastSeen! >= lastSign - RECENT_SECONDS)
       .sort((a, b) => b.record.lastSeen! - a.record.lastSeen!)

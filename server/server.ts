@@ -131,6 +131,7 @@ class Server {
       clock,
       random: randomBytes,
       send: (peer, frame) => this.#engine.sendControl(peer, frame),
+      onGoodbye: (peer) => this.#left(peer, 'said goodbye'),
       log,
     });
     this.#administration = new Administration({
@@ -302,9 +303,7 @@ class Server {
         break;
       case 'expired':
         this.#control.forget(event.peer);
-        if (this.#connected.delete(event.peer)) {
-          log.info({ peer: this.#nameOf(event.peer) }, 'peer is gone');
-        }
+        this.#left(event.peer, 'is gone');
         break;
       case 'refused':
         this.#refusals.add(event, clock.now());
@@ -330,7 +329,14 @@ class Server {
     if (this.#connected.has(peer)) return;
     this.#connected.add(peer);
     this.#arrivals.push(peer);
-    this.#options.log.info({ peer: this.#nameOf(peer), from }, 'peer connected');
+    const member = this.#registry.member(peer);
+    const what = member?.type === 'invite' ? 'invite used' : 'peer connected';
+    this.#options.log.info({ peer: member?.record.name, from }, what);
+  }
+
+  #left(peer: PeerId, how: string): void {
+    if (!this.#connected.delete(peer)) return;
+    this.#options.log.info({ peer: this.#nameOf(peer) }, `peer ${how}`);
   }
 
   #nameOf(peer: PeerId): string | undefined {

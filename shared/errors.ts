@@ -42,7 +42,7 @@ export const ERRORS = {
     hint: 'Run `npm run build` in a checkout, or `npm rebuild culvert-vpn` where it is installed.',
   },
   DEVICE_TAKEN: {
-    exit: ExitCode.alreadyRunning,
+    exit: ExitCode.other,
     hint: 'Choose another name with --dev; `ip link` lists those in use.',
   },
   DEVICE_NAME_INVALID: {
@@ -51,7 +51,7 @@ export const ERRORS = {
   },
   DEVICE_FAILED: { exit: ExitCode.other, hint: '`dmesg` may say more.' },
   PORT_IN_USE: {
-    exit: ExitCode.alreadyRunning,
+    exit: ExitCode.other,
     hint: 'Choose another port; `ss -ulnp` shows who has it.',
   },
   PORT_PRIVILEGED: {
@@ -153,7 +153,7 @@ export const ERRORS = {
   REFUSED: { exit: ExitCode.refused, hint: 'Ask the operator of the server for a new invite.' },
   DEVICE_LOST: {
     exit: ExitCode.other,
-    hint: 'Start the server again; something on this host removed its device.',
+    hint: 'Start it again; something on this host removed its device.',
   },
   // The server's configuration.
   CONFIG_INVALID: {

@@ -150,7 +150,7 @@ export class Engine {
     const now = this.#clock.now();
     session.setPresharedKey(spec.presharedKey ?? NO_PRESHARED_KEY);
     session.setPersistentKeepalive(keepalive, now);
-    if (endpoint) session.endpointChanged(now);
+    if (endpoint !== undefined) session.endpointChanged(now);
     this.#deliver();
   }
 
@@ -168,9 +168,7 @@ export class Engine {
   connect(id: PeerId): void {
     const session = this.#sessions.get(id);
     if (session === undefined) return;
-    this.#rows.read(this.#dataPlane);
-    const row = this.#rows.rowOf(id);
-    session.connect(this.#clock.now(), row === 0 ? null : this.#rows.endpoint(row));
+    session.connect(this.#rows, this.#clock.now());
     this.#deliver();
   }
 

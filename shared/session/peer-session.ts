@@ -82,6 +82,8 @@ export class PeerSession {
   readonly id: PeerId;
   readonly publicKey: PublicKey;
   lastHandshake: WallTime | null = null;
+  /** Row of the latest tick that still tells this peer's endpoint; 0: none. */
+  #endpointRow = 0;
   readonly #context: SessionContext;
   readonly #presharedKey: Uint8Array = Uint8Array.from(NO_PRESHARED_KEY);
   #remote: IdentifiedRemote | null = null;
@@ -154,15 +156,17 @@ export class PeerSession {
     if (this.#repeatAt === NEVER) this.#initiate(now, null);
   }
 
-  /** Handshake now, from attempt 1, whatever the gap; `to`: endpoint without its old source. */
-  connect(now: number, to: Endpoint | null): void {
+  /** Handshake now, from attempt 1, whatever the gap; the old source address may be gone. */
+  connect(rows: StatsRows, now: number): void {
     this.#attempts = 0;
     this.#gapUntil = LONG_AGO;
-    this.#initiate(now, to);
+    const known = rows.get(this.#endpointRow, PeerColumn.peer) === this.id;
+    this.#initiate(now, known ? rows.endpoint(this.#endpointRow) : null);
   }
 
-  /** The endpoint may have become known: makes up for a handshake that had none. */
+  /** Another endpoint was set: makes up for a handshake that had none. */
   endpointChanged(now: number): void {
+    this.#endpointRow = 0;
     if (this.#wanted) this.#initiate(now, null);
   }
 
@@ -260,6 +264,7 @@ export class PeerSession {
 
   /** Meets every deadline of this peer; called once a tick with its row. */
   evaluate(rows: StatsRows, row: number, now: number): void {
+    this.#endpointRow = row;
     const currentIndex = rows.get(row, PeerColumn.currentIndex);
     // The event 'confirmed' may be late, or lost to a full ring.
     if (currentIndex !== 0 && currentIndex !== this.#current?.localIndex) {

@@ -8,7 +8,7 @@ import { Bench, type Member, QUIET_MS } from '../wire/bench.ts';
 import { le32, stamp } from '../wire/messages.ts';
 import type { WirePeer } from '../wire/peer.ts';
 import { join, random } from '../wire/primitives.ts';
-import { NamespaceSockets, type WireSocket } from '../wire/sockets.ts';
+import { monotonicMs, NamespaceSockets, type WireSocket } from '../wire/sockets.ts';
 import { delay } from './waiting.ts';
 
 /** Longest flood of one test. */
@@ -133,18 +133,22 @@ describe('under load', () => {
     const others: Member[] = [];
     for (const last of [2, 3, 4, 5, 6, 8]) others.push(await bench.member(`10.77.1.${last}`));
     const all = [...others, ...crowd];
+    let took = 0;
     await underLoad(async () => {
       await Promise.all(all.map(({ peer }) => fetchCookie(peer)));
       await delay(1_000);
       for (const { peer } of all) peer.arrivals.length = 0;
-      await Promise.all(all.map(({ peer }) => peer.send(peer.createInitiation().bytes)));
+      const burst = all.map(({ peer }) => ({ peer, bytes: peer.createInitiation().bytes }));
+      const began = monotonicMs();
+      await Promise.all(burst.map(({ peer, bytes }) => peer.send(bytes)));
+      took = monotonicMs() - began;
       await delay(QUIET_MS);
     });
     const answered = (members: readonly Member[]) =>
       members.filter(({ peer }) => peer.arrivals.some((a) => a.message?.kind === 'response'));
     // 5 at once and one more each 50 ms while the group is on its way
     expect(answered(crowd).length).toBeGreaterThan(0);
-    expect(answered(crowd).length).toBeLessThanOrEqual(10);
+    expect(answered(crowd).length).toBeLessThanOrEqual(6 + Math.ceil(took / 50));
     // nor is it the flood that swallowed the rest
     expect(answered(others).length).toBeGreaterThanOrEqual(5);
   });

@@ -108,11 +108,14 @@ describe('the endpoint stays', () => {
   });
 
   it('when an initiation is replayed, damaged or too old', async () => {
+    // past the 20 ms that must lie between two initiations of one peer
+    await delay(60);
     const old = member.peer.createInitiation();
-    const { bytes } = member.peer.createInitiation();
+    const { bytes, sender } = member.peer.createInitiation();
     const damaged = member.peer.createInitiation().bytes;
     damaged[100]! ^= 1;
     await sendFrom(home, bytes);
+    expect(member.peer.sessions.at(-1)?.localIndex).toBe(sender);
     await sendFrom(away, bytes);
     await sendFrom(away, damaged);
     await sendFrom(away, old.bytes);

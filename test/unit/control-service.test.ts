@@ -22,16 +22,19 @@ describe('ControlService', () => {
   let service: ControlService;
   let sent: { peer: PeerId; frame: Uint8Array }[];
   let log: string;
+  let left: PeerId[];
   beforeEach(() => {
     h = new Harness();
     sent = [];
     log = '';
+    left = [];
     service = new ControlService({
       registry: h.registry,
       push,
       clock: { now: () => 10_000, wall: () => ({ seconds: h.now, nanoseconds: 0 }) },
       random: (n) => new Uint8Array(n),
       send: (peer, frame) => sent.push({ peer, frame }) > 0,
+      onGoodbye: (peer) => left.push(peer),
       log: pino({ level: 'debug' }, { write: (line: string) => (log += line) }),
     });
     return () => h.close();
@@ -113,6 +116,15 @@ describe('ControlService', () => {
     service.forget(h.idOf(2));
     service.goodbye();
     expect(sent.map(({ peer }) => peer)).toEqual([h.idOf(1)]);
+  });
+
+  it('notices a goodbye and lets the peer speak first again', () => {
+    h.profile(1, 'phone');
+    say(1, { type: 'lease', id: 1 });
+    say(1, { type: 'bye' });
+    expect(left).toEqual([h.idOf(1)]);
+    service.goodbye();
+    expect(sent).toEqual([]);
   });
 
   it('logs names and addresses, never a key', () => {

@@ -1,0 +1,135 @@
+import { beforeEach, describe, expect, it } from 'vitest';
+import { keyToBase64, publicKeyOf } from '../../keys/keypair.ts';
+import { Administration } from '../../server/administration.ts';
+import { resolveConfiguration, type SettingName } from '../../server/configuration.ts';
+import { parseInvite } from '../../shared/control/invite.ts';
+import { parseProfile } from '../../shared/profile.ts';
+import { Harness, SERVER_KEY } from './server-harness.ts';
+import { key } from './store-suite.ts';
+
+describe('Administration', () => {
+  let h: Harness;
+  let outward: string | null;
+  beforeEach(() => {
+    h = new Harness();
+    outward = '192.0.2.7';
+    return () => h.close();
+  });
+
+  const make = (flags: Partial<Record<SettingName, string>> = {}, environment = {}) =>
+    new Administration({
+      registry: h.registry,
+      store: h.store,
+      publicKey: SERVER_KEY,
+      configuration: resolveConfiguration({ flags, environment, file: null }),
+      now: () => h.now,
+      outwardAddress: async () => outward,
+    });
+  const ask = (name: string, more: { endpoints?: string[]; address?: string } = {}) => ({
+    ...{ name, endpoints: more.endpoints ?? [], address: more.address ?? null },
+    expiresInSeconds: 60,
+  });
+  const fault = (call: Promise<unknown>) =>
+    call.then(
+      () => 'none',
+      (error: { code: string }) => error.code,
+    );
+
+  it('makes an invite whose key the server knows, and only by its public half', async () => {
+    const reply = await make().invite(ask('laptop', { endpoints: ['vpn.example.org'] }));
+    const invite = parseInvite(reply.invite);
+    expect(invite.endpoints).toEqual(['vpn.example.org:6000']);
+    expect(invite.serverPublicKey).toEqual(SERVER_KEY);
+    expect(invite.expires).toBe(h.now + 60);
+    expect(reply.expires).toBe('1970-01-01T00:09:20Z');
+    const [record] = h.store.invites();
+    expect(record?.publicKey).toEqual(publicKeyOf(invite.privateKey));
+    expect(h.specOf(publicKeyOf(invite.privateKey))).toBeDefined();
+  });
+
+  it('makes a stock profile that is complete, and keeps only its public key', async () => {
+    const environment = {
+      ...{ CULVERT_PUSH_ROUTES: '10.5.0.0/16', CULVERT_PUSH_DNS: '10.5.0.1' },
+      ...{ CULVERT_PUSH_DOMAINS: 'corp.example', CULVERT_PUSH_MTU: '1380' },
+    };
+    const admin = make({ listen: '7000' }, environment);
+    const reply = await admin.profile(ask('phone', { endpoints: ['[2001:db8::1]'] }));
+    const profile = parseProfile(reply.profile, 'profile');
+    expect(profile).toMatchObject({
+      ...{ addresses: ['192.168.1.2/24'], dns: ['10.5.0.1'], domains: ['corp.example'] },
+      mtu: 1380,
+      peers: [
+        {
+          publicKey: SERVER_KEY,
+          endpoint: { host: '2001:db8::1', port: 7000 },
+          allowedIps: ['192.168.1.0/24', '10.5.0.0/16'],
+          persistentKeepalive: 25,
+        },
+      ],
+    });
+    expect(keyToBase64(publicKeyOf(profile.privateKey!))).toBe(reply.publicKey);
+    expect(h.specOf(publicKeyOf(profile.privateKey!))?.allowedIps).toEqual(['192.168.1.2/32']);
+    expect(h.store.peers()).toMatchObject([{ name: 'phone', origin: 'profile' }]);
+  });
+
+  it('asks for everything in a profile when push.full is set', async () => {
+    const { profile } = await make({}, { CULVERT_PUSH_FULL: 'yes' }).profile(ask('phone'));
+    expect(parseProfile(profile, 'p').peers[0]?.allowedIps).toEqual(['0.0.0.0/0', '::/0']);
+  });
+
+  it('takes the endpoint that was asked for, else configured, else found, and says so', async () => {
+    const found = await make().invite(ask('a'));
+    expect(found.endpoints).toEqual(['192.0.2.7:6000']);
+    expect(found.notes[0]).toContain('192.0.2.7:6000');
+    const configured = await make({ endpoint: 'a.example,b.example:7' }).invite(ask('b'));
+    expect(configured.endpoints).toEqual(['a.example:6000', 'b.example:7']);
+    const bound = await make({ listen: '192.0.2.9:6001' }).invite(ask('c'));
+    expect(bound.endpoints).toEqual(['192.0.2.9:6001']);
+    outward = null;
+    expect(await fault(make().invite(ask('d')))).toBe('ENDPOINT_UNKNOWN');
+    expect(await fault(make().invite(ask('d', { endpoints: ['a b'] })))).toBe('CONFIG_INVALID');
+    expect(h.store.invites().map((i) => i.name)).toEqual(['a', 'b', 'c']);
+  });
+
+  it('replaces an open invite and says so', async () => {
+    await make().invite(ask('a'));
+    const { notes } = await make().invite(ask('a'));
+    expect(notes.join(' ')).toContain('void');
+    expect(h.store.invites()).toHaveLength(1);
+    await make().profile(ask('a'));
+    expect(h.store.invites()).toHaveLength(0);
+  });
+
+  it('refuses names that are none', async () => {
+    for (const name of ['', '-a', 'a b', 'a/b', 'ä', 'x'.repeat(64), '__proto__\n']) {
+      expect(await fault(make().invite(ask(name)))).toBe('NAME_INVALID');
+    }
+    expect(await fault(make().invite(ask('Anna.s-Phone_2')))).toBe('none');
+  });
+
+  it('lists peers and open invites, and no secret', async () => {
+    h.profile(1, 'phone');
+    await make().invite(ask('open', { address: '192.168.1.9' }));
+    h.invite(50, 'used');
+    h.enrol(50, 2);
+    h.store.addInvite({ publicKey: key(60), name: 'old', address: null, created: 1, expires: 2 });
+    const list = make().peers();
+    expect(list.peers.map((p) => [p.name, p.address, p.origin])).toEqual([
+      ['phone', '192.168.1.2', 'profile'],
+      ['used', null, 'invite'],
+    ]);
+    expect(list.invites).toEqual([
+      {
+        ...{ name: 'open', address: '192.168.1.9' },
+        ...{ created: '1970-01-01T00:08:20Z', expires: '1970-01-01T00:09:20Z' },
+      },
+    ]);
+    expect(Object.keys(list.peers[0]!)).not.toContain('presharedKey');
+  });
+
+  it('revokes by name', () => {
+    h.profile(1, 'phone');
+    expect(make().revoke('phone')).toEqual({ name: 'phone' });
+    expect(() => make().revoke('phone')).toThrow('no peer and no open invite called phone');
+  });
+});
