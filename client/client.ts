@@ -329,12 +329,15 @@ export class Client {
   /** `endpoint` absent: it stays as it is. */
   #setServerPeer(endpoint?: { readonly address: string; readonly port: number }): void {
     const { serverPublicKey, presharedKey, allowedIps, keepalive } = this.#plan;
+    const wantedKeepalive = this.#lease?.keepalive ?? keepalive;
     this.#engine.setPeer(SERVER, {
       publicKey: serverPublicKey,
       ...(presharedKey ? { presharedKey } : {}),
       ...(endpoint ? { endpoint } : {}),
       allowedIps: this.#lease?.allowedIps ?? allowedIps,
-      persistentKeepalive: this.#lease?.keepalive ?? keepalive,
+      // Not before there is a key: a keepalive without one would start a handshake of its own,
+      // and connect() a second one within the time in which the server refuses it.
+      persistentKeepalive: this.#since === null && endpoint ? 0 : wantedKeepalive,
     });
   }
 

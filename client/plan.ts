@@ -61,7 +61,8 @@ const LEASED = {
 function planProfile(profile: Profile): TunnelPlan {
   // The first peer that can be called is the server; the others may call, or are called later.
   const main = profile.peers.find((peer) => peer.endpoint) ?? profile.peers[0]!;
-  const dns = [...profile.dns.map((d) => `name server ${d}`), ...profile.domains];
+  const dns = profile.dns.map((address) => `name server ${address}`);
+  const domains = profile.domains.map((domain) => `search domain ${domain}`);
   return {
     serverPublicKey: main.publicKey,
     presharedKey: main.presharedKey ?? null,
@@ -79,7 +80,7 @@ function planProfile(profile: Profile): TunnelPlan {
     others: profile.peers.filter((peer) => peer !== main),
     listenPort: profile.listenPort ?? 0,
     fwmark: profile.fwmark ?? 0,
-    notApplied: dns,
+    notApplied: [...dns, ...domains],
   };
 }
 

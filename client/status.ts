@@ -18,6 +18,7 @@ export interface ClientStatus {
   /** `address/length`; empty while there is no lease. */
   readonly addresses: readonly string[];
   readonly mtu: number | null;
+  /** `address/length`, with ` table N` when it is not in the main table. */
   readonly routes: readonly string[];
   /** What the server or the profile asks for and this version does not apply. */
   readonly notApplied: readonly string[];
@@ -64,7 +65,9 @@ export function describe(from: StatusSources): ClientStatus {
     publicKey: keyToBase64(from.publicKey),
     addresses: network?.addresses ?? [],
     mtu: network?.mtu ?? null,
-    routes: network?.routes ?? [],
+    routes: (network?.routes ?? []).map((route) =>
+      network?.table === undefined ? route : `${route} table ${network.table}`,
+    ),
     notApplied: from.notApplied,
     port: opened.port,
     aead: opened.aead,

@@ -321,15 +321,20 @@ export class Registry {
  * keeps the one it has, which is newer than the store's.
  */
 function specOf(member: Member): PeerSpec {
-  const { publicKey, address } = member.record;
-  if (member.type === 'invite') return { publicKey, allowedIps: [], persistentKeepalive: 0 };
-  const { presharedKey } = member.record;
+  const { publicKey } = member.record;
+  const presharedKey = member.type === 'peer' ? member.record.presharedKey : null;
   return {
     publicKey,
     ...(presharedKey === null ? {} : { presharedKey }),
-    allowedIps: address === null ? [] : [`${address}/32`],
+    allowedIps: allowedIpsOf(member),
     persistentKeepalive: 0,
   };
+}
+
+/** What a member may use as source: its own address once it has one, an invite nothing. */
+export function allowedIpsOf(member: Member): readonly string[] {
+  if (member.type === 'invite' || member.record.address === null) return [];
+  return [`${member.record.address}/32`];
 }
 
 /** `address:port` or `[v6]:port`, as the store and `status` have it. */

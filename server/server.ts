@@ -13,13 +13,14 @@ import { hash, randomBytes } from '../shared/noise/crypto.ts';
 import { Engine, type EngineEvent, type PeerStatus, TICK_MS } from '../shared/session/engine.ts';
 import { addAddress, bringUp } from '../shared/system/link.ts';
 import { type LocalSocket, serveLocalSocket } from '../shared/system/local-socket.ts';
+import { offerWireguardSocket, type WireguardSocket } from '../shared/uapi/socket.ts';
 import { Administration, type InviteReply } from './administration.ts';
 import type { ServerConfiguration } from './configuration.ts';
 import { ControlService } from './control-service.ts';
 import { outwardAddress, overlappingLinks, requireTun } from './host-check.ts';
 import { formatIpv4, formatNetwork } from './ipv4.ts';
 import { RefusalLog } from './refusal-log.ts';
-import type { Registry } from './registry.ts';
+import { allowedIpsOf, type Registry } from './registry.ts';
 import { localMethods } from './rpc.ts';
 import { createRegistry, openState, type ServerState } from './state.ts';
 import { readStatus } from './status.ts';
@@ -90,6 +91,7 @@ class Server {
   #arrivals: PeerId[] = [];
   #opened: Interface | null = null;
   #socket: LocalSocket | null = null;
+  #wireguardSocket: WireguardSocket | null = null;
   #timer: NodeJS.Timeout | null = null;
   #startedAt = 0;
   #ticks = 0;
@@ -160,6 +162,7 @@ class Server {
         stop: () => this.#stopSoon(),
       }),
     );
+    this.#wireguardSocket = await this.#offerWireguardSocket(this.#opened);
     this.#timer = setInterval(() => this.#tick(), TICK_MS);
     this.#state.store.saveSettings(settings);
     const firstInvite = firstStart ? await this.#firstInvite() : null;
@@ -187,6 +190,7 @@ class Server {
       this.#trySightings(this.#engine.peers());
     }
     this.#engine.close();
+    await this.#wireguardSocket?.close();
     await this.#socket?.close();
     this.#state.close();
   }
@@ -226,6 +230,23 @@ class Server {
     if (nat === 'auto') {
       log.info('nat: auto changes nothing yet; forward and masquerade by hand if clients need it');
     }
+  }
+
+  /** For `wg show` and the exporters that read like it; the store stays the truth. */
+  #offerWireguardSocket({ device, port }: Interface): Promise<WireguardSocket | null> {
+    return offerWireguardSocket({
+      name: device,
+      engine: this.#engine,
+      privateKey: () => this.#state.identity.privateKey,
+      listenPort: () => port,
+      fwmark: this.#options.configuration.fwmark,
+      allowedIps: (id) => {
+        const member = this.#registry.member(id);
+        return member === undefined ? [] : allowedIpsOf(member);
+      },
+      changedBy: 'vpn-server invite and vpn-server revoke',
+      log: this.#options.log,
+    });
   }
 
   async #warnOfOverlap(): Promise<void> {

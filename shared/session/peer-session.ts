@@ -107,8 +107,6 @@ export class PeerSession {
   #keypairs: Keypair[] = [];
   #current: Keypair | null = null;
   #wipeAt = NEVER;
-  /** The current key was already renewed because of its age on receiving. */
-  #renewedOnReceive = false;
 
   readonly #liveness: Liveness;
 
@@ -287,7 +285,10 @@ export class PeerSession {
     this.#initiate(now, null);
   }
 
-  /** New key on sending past 120 s, and once on receiving past 165 s; initiator only. */
+  /**
+   * New key on sending past 120 s or receiving past 165 s; initiator only. Once per key: trying
+   * lasts until there is a new key or this one is too old.
+   */
   #judgeKeyAge(key: Keypair, rows: StatsRows, row: number, now: number): void {
     if (this.#repeatAt !== NEVER || this.#wanted || !isUsable(key, now)) return;
     const sent = Math.max(rows.get(row, PeerColumn.lastDataSent), this.#liveness.keepaliveSent);
@@ -296,10 +297,7 @@ export class PeerSession {
       return;
     }
     const received = rows.get(row, PeerColumn.lastAuthenticatedReceived);
-    if (!this.#renewedOnReceive && needsRekeyOnReceive(key, received)) {
-      this.#renewedOnReceive = true;
-      this.needHandshake(now);
-    }
+    if (needsRekeyOnReceive(key, received)) this.needHandshake(now);
   }
 
   #judgeSilence(rows: StatsRows, row: number, now: number): void {
@@ -331,11 +329,11 @@ export class PeerSession {
     if (paused) return;
     this.#wanted = true;
     if (now < this.#gapUntil || this.#context.initiationsLeft <= 0) return;
+    // A peer of low order gets no traffic at all (protocol.md section 1).
+    if (this.remote.staticStatic === null) return;
     this.#context.initiationsLeft--;
     this.#discardPending();
     this.#repeatAt = NEVER;
-    // A peer of low order gets no traffic at all (protocol.md section 1).
-    if (this.remote.staticStatic === null) return;
     const localIndex = indices.acquire(this);
     this.#timestampUsed = this.#context.nextTimestamp(this.#timestampUsed);
     const { identity } = this.#context;
@@ -383,7 +381,6 @@ export class PeerSession {
     this.#attempts = 0;
     this.#repeatAt = NEVER;
     this.#wanted = false;
-    this.#renewedOnReceive = false;
     this.lastHandshake = this.#context.clock.wall();
     const { role, endpoint } = keypair;
     this.#context.emit({ type: 'established', peer: this.id, role, endpoint });

@@ -41,6 +41,8 @@ const SOURCES = 250;
 /** Seconds of transfer before and after the load. */
 const BEFORE_S = 5;
 const AFTER_S = 2;
+const TARGET_PER_SECOND = 1500;
+const TARGET_DIP_PERCENT = 10;
 const PREPARE_TIMEOUT_MS = 120_000;
 
 /**
@@ -88,8 +90,14 @@ export async function runHandshakes(argv, prepareHost) {
   for (const [name, value] of Object.entries(figures)) {
     process.stdout.write(`${name.padEnd(24)} ${typeof value === 'number' ? format(value) : '–'}\n`);
   }
-  if (values.json)
+  const { perSecond, transferDipPercent: dip } = figures;
+  const enough = typeof perSecond === 'number' && perSecond >= TARGET_PER_SECOND;
+  const met = enough && typeof dip === 'number' && dip < TARGET_DIP_PERCENT;
+  const target = `${TARGET_PER_SECOND} per second, transfer less than ${TARGET_DIP_PERCENT} % down`;
+  process.stdout.write(`target: ${target}: ${met ? 'met' : 'not met'}\n`);
+  if (values.json) {
     writeFileSync(values.json, `${JSON.stringify({ settings, figures }, null, 1)}\n`);
+  }
   return figures.verified === figures.answered ? 0 : 1;
 }
 
@@ -145,6 +153,8 @@ async function runLoad(settings, processes, server, generator) {
   /** @type {import('./handshake-load.mjs').Outcome} */
   const outcome = JSON.parse(report);
   const rates = stream === null ? null : JSON.parse((await stream.done).stdout);
+  // A server that no longer answers must not pass for a slow one.
+  await server.ask('status');
   const before = meanGbps(rates, 1, from);
   const during = meanGbps(rates, from, from + outcome.seconds);
   return {

@@ -13,6 +13,8 @@ import { type Outcome, Program, type RunOptions } from './program.ts';
 /** Every namespace is called `cvt-PID-N-HOST`: the pid tells whose it is. */
 const PREFIX = 'cvt-';
 const NAMESPACES = '/run/netns';
+/** Longest wait for links to come up, ms. */
+const SETTLING = 5_000;
 
 let created = 0;
 const open = new Set<Net>();
@@ -139,9 +141,24 @@ export class Net {
     return (await this.run(host, 'ping', args)).code === 0;
   }
 
-  /** The state every host must be in again when the test is over. Call when all wires are laid. */
+  /**
+   * The state every host must be in again when the test is over. Call when all wires are laid;
+   * waits until the kernel has brought them up, which it does in its own time.
+   */
   remember(): void {
-    for (const host of this.#hosts) this.#inside.set(host, readHostState(this.namespace(host)));
+    for (const host of this.#hosts) {
+      const end = Date.now() + SETTLING;
+      let state = readHostState(this.namespace(host));
+      for (;;) {
+        pause(50);
+        const next = readHostState(this.namespace(host));
+        const moved = compareHostStates(state, next).length > 0;
+        state = next;
+        if (!moved && !state.some((line) => /NO-CARRIER|linkdown/.test(line))) break;
+        if (Date.now() > end) throw new Error(`${host} does not settle: ${state.join('\n')}`);
+      }
+      this.#inside.set(host, state);
+    }
   }
 
   /** What differs now on a host from what `remember` saw. */
@@ -210,6 +227,11 @@ export async function inNet(
 /** Runs `ip` on the machine; throws with its message when it fails. */
 function ip(...args: string[]): string {
   return execFileSync('ip', args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+}
+
+/** Sleeps without giving up the thread: laying a network is a sequence of `ip` calls anyway. */
+function pause(ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
 }
 
 /** Ends what runs in a namespace of ours and deletes it; a namespace that is gone is fine. */

@@ -169,6 +169,41 @@ describe('when both initiate at once', () => {
   });
 });
 
+describe('news that come late', () => {
+  /** Both initiate at once; what Alice sends in answer is held back. */
+  const hold = () => {
+    bob.peer(ALICE, alice, { endpoint: alice.plane.endpoint });
+    network.filter = (d) => d.from.address !== '192.0.2.1' || d.bytes[0] === 1;
+    alice.engine.connect(BOB);
+    bob.engine.connect(ALICE);
+    network.advance(50);
+    network.filter = () => true;
+    return { response: eve.responses(alice)[0]!, confirmation: eve.transport(alice)[0]! };
+  };
+
+  test('a key that was replaced before its confirmation was told does not come back', () => {
+    const { response, confirmation } = hold();
+    // The response waits for the engine while the data plane already confirms the other key.
+    network.deliver(response);
+    network.deliver(confirmation);
+    network.advance(50);
+    expect(bob.of('established').map((e) => e.role)).toEqual(['initiator']);
+    network.advance(4 * SECOND);
+    expect(bob.of('established')).toHaveLength(1);
+  });
+
+  test('a response to an initiation that is not needed any more is refused', () => {
+    const { response, confirmation } = hold();
+    network.deliver(confirmation);
+    network.advance(50);
+    expect(bob.of('established').map((e) => e.role)).toEqual(['responder']);
+    network.deliver(response);
+    network.advance(50);
+    expect(bob.of('established')).toHaveLength(1);
+    expect(bob.of('refused')).toMatchObject([{ reason: 'unexpectedResponse' }]);
+  });
+});
+
 describe('clocks', () => {
   const restart = (options: { wallShift?: () => number; floor?: Uint8Array | null }) => {
     const privateKey = generatePrivateKey();
@@ -332,6 +367,12 @@ describe('settings that change', () => {
     // The second initiation comes within 20 ms of the first: its repeat is answered.
     network.advance(7 * SECOND);
     expect(alice.of('established')).toHaveLength(2);
+    // What a handler causes is told after the event it handles.
+    expect(alice.events.slice(0, 3).map((e) => e.type)).toEqual([
+      'attempt',
+      'established',
+      'attempt',
+    ]);
     expect(bob.of('control')).toHaveLength(2);
     expect([...alice.engine.peers()]).toEqual([]);
   });

@@ -85,6 +85,9 @@ test('a response with an ephemeral of low order is refused; the true one still c
 });
 
 test('a peer whose public key is of low order may be configured and causes no traffic', () => {
+  const used: Uint8Array[] = [];
+  const timestamps = { floor: null, onUsed: (stamp: Uint8Array) => used.push(stamp) };
+  ({ alice, eve } = aliceAndBob(new SimulatedNetwork(SEED), { alice: { timestamps } }));
   LOW_ORDER.forEach((hex, i) => {
     alice.engine.setPeer((100 + i) as PeerId, {
       publicKey: fromHex(hex)! as PublicKey,
@@ -94,8 +97,9 @@ test('a peer whose public key is of low order may be configured and causes no tr
     });
     alice.engine.connect((100 + i) as PeerId);
   });
-  network.advance(30 * SECOND);
+  alice.network.advance(30 * SECOND);
   expect(eve.initiations()).toEqual([]);
+  expect(used).toEqual([]);
   expect(alice.of('attempt')).toEqual([]);
   expect(alice.engine.peer(100 as PeerId)!.connected).toBe(false);
 });

@@ -195,6 +195,16 @@ describe('new keys', () => {
     expect(alice.of('expired')).toHaveLength(1);
   });
 
+  test('giving up arms the wipe only when no session has', () => {
+    const birth = connect();
+    partition();
+    alice.say(bob);
+    network.advance(UNTIL_GIVEN_UP);
+    expect(alice.of('gaveUp')).toHaveLength(1);
+    network.advance(birth + WIPE_AFTER_TIME + TICK_MS - network.now);
+    expect(alice.of('expired')).toHaveLength(1);
+  });
+
   test('a rotation under traffic both ways loses and repeats nothing', () => {
     network.conditions = { loss: 0, duplicate: 0, latency: [40, 40] };
     const said: string[] = [];

@@ -10,6 +10,7 @@ import {
 } from '../../shared/dataplane.ts';
 import { SessionIndexTable } from '../../shared/session/session-index.ts';
 import { StatsRows } from '../../shared/session/status.ts';
+import * as timers from '../../shared/session/timers.ts';
 import {
   isUsable,
   jitter,
@@ -32,6 +33,23 @@ test('an index is never 0 and never one in use; a released one may come again', 
   table.release(5);
   expect(table.owner(5)).toBeUndefined();
   expect(table.acquire('c')).toBe(5);
+});
+
+test('the values are those of the paper and of protocol.md', () => {
+  expect(timers).toMatchObject({
+    TICK_MS: 250,
+    REKEY_AFTER_TIME: 120_000,
+    REJECT_AFTER_TIME: 180_000,
+    REKEY_TIMEOUT: 5_000,
+    KEEPALIVE_TIMEOUT: 10_000,
+    REKEY_AFTER_MESSAGES: 2 ** 60,
+    MAX_INITIATIONS: 20,
+    REKEY_TIMEOUT_JITTER_MAX: 333,
+    INITIATION_MIN_GAP: 20,
+    WIPE_AFTER_TIME: 540_000,
+    DEAD_PEER_TIMEOUT: 15_000,
+    REKEY_ON_RECEIVE_AFTER: 165_000,
+  });
 });
 
 test('jitter covers 0..333 ms and nothing else', () => {

@@ -55,6 +55,14 @@ test('nonces of any other length are refused', () => {
   }
 });
 
+test('a shorter nonce is not padded to one that fits', () => {
+  const key = new Uint8Array(32);
+  const nonce = Uint8Array.from({ length: 12 }, (_, i) => (i < 4 ? 0 : i));
+  const sealed = aeadSeal(key, nonce, key, key);
+  expect(aeadOpen(key, nonce, key, sealed)).not.toBeNull();
+  expect(aeadOpen(key, nonce.subarray(4), key, sealed)).toBeNull();
+});
+
 test('anything shorter than a tag is refused', () => {
   const key = new Uint8Array(32);
   for (let n = 0; n < 16; n++) {

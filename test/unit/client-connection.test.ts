@@ -1,0 +1,252 @@
+/** The client's state machine: every way to a connection, and what follows a silence. */
+import { expect, test } from 'vitest';
+import {
+  type Action,
+  Connection,
+  type ConnectionPlan,
+  type Input,
+  type Resolution,
+} from '../../client/connection.ts';
+
+const A = { address: '10.77.1.1', port: 6000 };
+const B = { address: 'fd00::1', port: 6000 };
+const PLAN: ConnectionPlan = {
+  endpoints: [{ host: 'vpn.example', port: 6000 }],
+  identity: 'own',
+  lease: true,
+  timeoutMs: 30_000,
+};
+
+const found = (...addresses: (typeof A)[]): Input => ({
+  type: 'resolved',
+  resolution: {
+    found: addresses,
+    ways: ['10.77.1.1 through eth0'],
+    problems: [],
+    hopeless: false,
+  },
+});
+const notFound = (resolution: Partial<Resolution>): Input => ({
+  type: 'resolved',
+  resolution: { found: [], ways: [], problems: [], hopeless: false, ...resolution },
+});
+const established: Input = { type: 'established', endpoint: A };
+
+/** A connection with a clock; actions are told in short. */
+class Run {
+  now = 0;
+  error: string | null = null;
+  readonly connection: Connection;
+  constructor(plan: Partial<ConnectionPlan> = {}) {
+    this.connection = new Connection({ ...PLAN, ...plan });
+  }
+  feed(...inputs: Input[]): string[] {
+    return inputs
+      .flatMap((input) => this.connection.handle(input, this.now))
+      .map((a) => this.short(a));
+  }
+  /** Ticks four times a second; returns what happened. */
+  wait(ms: number): string[] {
+    const all: string[] = [];
+    for (const end = this.now + ms; this.now < end; ) {
+      this.now += 250;
+      all.push(...this.feed({ type: 'tick' }));
+    }
+    return all;
+  }
+  short(action: Action): string {
+    switch (action.type) {
+      case 'aim':
+        return `aim ${action.endpoint.address} ${action.identity}`;
+      case 'request':
+        return `request ${action.request}`;
+      case 'stage':
+        return `stage ${action.stage}`;
+      case 'fail':
+        this.error = `${action.error.code}: ${action.error.message}`;
+        return 'fail';
+      case 'note':
+        return `note ${action.good ? '+' : '-'} ${action.text}`;
+      default:
+        return action.type;
+    }
+  }
+  /** All the way to a connection. */
+  connect(...addresses: (typeof A)[]): this {
+    this.feed({ type: 'start' }, found(...(addresses.length > 0 ? addresses : [A])), established);
+    this.feed({ type: 'leased' }, { type: 'applied', text: '' }, { type: 'checked', text: '' });
+    expect(this.connection.state).toBe('connected');
+    return this;
+  }
+}
+
+test('with a remembered server: look up, shake hands, ask for the lease, set up, check', () => {
+  const run = new Run();
+  expect(run.feed({ type: 'start' })).toEqual(['resolve']);
+  expect(run.feed(found(A))).toEqual(['stage resolve', 'stage reach', 'aim 10.77.1.1 own']);
+  expect(run.feed(established)).toEqual(['stage handshake', 'request lease']);
+  expect(run.feed({ type: 'leased' })).toEqual(['apply']);
+  expect(run.feed({ type: 'applied', text: '' })).toEqual(['stage address', 'check']);
+  expect(run.connection.state).toBe('connecting');
+  expect(run.feed({ type: 'checked', text: '' })).toEqual(['stage check', 'ready']);
+  expect(run.connection.state).toBe('connected');
+});
+
+test('with an invite: enrol under the throw-away key, then come back under our own', () => {
+  const run = new Run({ identity: 'invite' });
+  expect(run.feed({ type: 'start' }, found(A)).at(-1)).toBe('aim 10.77.1.1 invite');
+  expect(run.feed(established)).toEqual(['stage handshake', 'request enrol']);
+  expect(run.feed(established)).toEqual([]);
+  expect(run.feed({ type: 'enrolled', name: 'laptop' })).toEqual([
+    'keep',
+    'stage enrol',
+    'aim 10.77.1.1 own',
+  ]);
+  expect(run.feed(established)).toEqual(['stage handshake', 'request lease']);
+  expect(run.feed({ type: 'enrolled', name: 'again' })).toEqual([]);
+});
+
+test('after an enrolment that was cut off both keys are tried in turns', () => {
+  const run = new Run({ identity: 'either' });
+  expect(run.feed({ type: 'start' }, found(A)).at(-1)).toBe('aim 10.77.1.1 invite');
+  expect(run.wait(13_000)).toEqual(['aim 10.77.1.1 own', 'aim 10.77.1.1 invite']);
+  expect(run.wait(5_500)).toEqual(['aim 10.77.1.1 own']);
+  // The own key is answered: no more turns.
+  expect(run.feed(established)).toEqual(['stage handshake', 'request lease']);
+  expect(run.wait(8_000)).toEqual([]);
+});
+
+test('a stock server leases nothing: the profile is applied', () => {
+  const run = new Run({ lease: false });
+  expect(run.feed({ type: 'start' }, found(A), established).slice(-2)).toEqual([
+    'stage handshake',
+    'apply',
+  ]);
+  expect(run.feed(established)).toEqual([]);
+});
+
+test('a profile without an endpoint waits for the other side', () => {
+  const run = new Run({ lease: false, endpoints: [] });
+  expect(run.feed({ type: 'start' })).toEqual(['apply']);
+  run.feed({ type: 'applied', text: '' }, { type: 'checked', text: '' });
+  expect(run.connection.state).toBe('connected');
+});
+
+test('several addresses are tried in turns, 2.5 s each', () => {
+  const run = new Run();
+  run.feed({ type: 'start' }, found(A, B));
+  expect(run.wait(5_000)).toEqual(['aim fd00::1 own', 'aim 10.77.1.1 own']);
+});
+
+test('three attempts without an answer look the name up again', () => {
+  const run = new Run();
+  run.feed({ type: 'start' }, found(A));
+  const attempt: Input = { type: 'attempt' };
+  expect(run.feed(attempt, attempt)).toEqual([]);
+  expect(run.feed(attempt)).toEqual(['resolve']);
+  expect(run.feed(attempt, attempt, attempt)).toEqual([]);
+  expect(run.feed(found(B))).toEqual(['stage resolve', 'stage reach', 'aim fd00::1 own'].slice(2));
+});
+
+test('no answer until the time is over: the error names every address', () => {
+  const run = new Run({ timeoutMs: 3_000 });
+  run.feed({ type: 'start' }, found(A, B));
+  expect(run.wait(3_000).at(-1)).toBe('fail');
+  expect(run.error).toMatch(
+    /^SERVER_UNREACHABLE: no answer from vpn\.example:6000, 10\.77\.1\.1:6000, \[fd00::1\]:6000 within 3 s$/,
+  );
+  expect(run.connection.state).toBe('failed');
+  expect(run.feed(established, { type: 'leased' })).toEqual([]);
+});
+
+test('a server that shakes hands and leases nothing has an error of its own', () => {
+  const run = new Run({ timeoutMs: 3_000 });
+  run.feed({ type: 'start' }, found(A), established);
+  run.wait(3_000);
+  expect(run.error).toMatch(/^SERVER_UNREACHABLE: .* shook hands.* stage lease/);
+});
+
+test('a name that does not exist ends at once, one that cannot be asked for is asked again', () => {
+  const hopeless = new Run();
+  hopeless.feed({ type: 'start' });
+  const problems = ['cannot look up vpn.example: there is no such name'];
+  expect(hopeless.feed(notFound({ problems, hopeless: true })).at(-1)).toBe('fail');
+  expect(hopeless.error).toBe(`NAME_NOT_RESOLVED: ${problems[0]}`);
+  const patient = new Run({ timeoutMs: 4_000 });
+  patient.feed({ type: 'start' });
+  const failed = notFound({ problems: ['cannot look up vpn.example: EAI_AGAIN'] });
+  expect(patient.feed(failed)).toEqual(['note - cannot look up vpn.example: EAI_AGAIN']);
+  expect(patient.wait(1_000)).toEqual(['resolve']);
+  expect(patient.feed(failed)).toEqual([]);
+  patient.wait(3_000);
+  expect(patient.error).toMatch(/^NAME_NOT_RESOLVED: .*EAI_AGAIN/);
+});
+
+test('a host without a route says so', () => {
+  const run = new Run({ timeoutMs: 1_000 });
+  run.feed({ type: 'start' }, notFound({ problems: ['no route to 10.77.1.1'] }));
+  run.wait(1_000);
+  expect(run.error).toBe('SERVER_UNREACHABLE: no route to 10.77.1.1');
+});
+
+test('a refusal ends the first connection and not a later one', () => {
+  const run = new Run({ identity: 'invite' });
+  run.feed({ type: 'start' }, found(A), established);
+  expect(run.feed({ type: 'refused', reason: 'inviteUsed' })).toEqual(['fail']);
+  expect(run.error).toBe('REFUSED: the invite was used already');
+  const later = new Run().connect();
+  later.feed(established);
+  expect(later.feed({ type: 'refused', reason: 'serverError' })[0]).toMatch(/^note - .*going on/);
+  expect(later.connection.state).toBe('connected');
+});
+
+test('a request without an answer begins again at the handshake', () => {
+  const run = new Run();
+  run.feed({ type: 'start' }, found(A), established);
+  expect(run.feed({ type: 'unanswered' })).toEqual(['aim 10.77.1.1 own']);
+  expect(run.feed(established)).toEqual(['stage handshake', 'request lease']);
+  expect(new Run().connect().feed({ type: 'unanswered' })).toEqual([]);
+});
+
+test('the lease is renewed in every session and applied without a new check', () => {
+  const run = new Run().connect();
+  expect(run.feed(established)).toEqual(['request lease']);
+  expect(run.feed({ type: 'leased' })).toEqual(['apply']);
+  expect(run.feed({ type: 'applied', text: '' })).toEqual([]);
+});
+
+test('a server that falls silent: reconnecting, new look-up, next address, back', () => {
+  const run = new Run().connect(A, B);
+  const attempt: Input = { type: 'attempt' };
+  expect(run.feed(attempt, attempt, attempt)).toEqual([
+    'note - the server does not answer; trying again',
+    'resolve',
+  ]);
+  expect(run.connection.state).toBe('reconnecting');
+  expect(run.feed(found(A, B))).toEqual(['aim fd00::1 own']);
+  expect(run.wait(5_000)).toEqual(['aim 10.77.1.1 own']);
+  expect(run.feed(established)).toEqual([
+    'note + connected again to 10.77.1.1:6000',
+    'request lease',
+  ]);
+  expect(run.connection.state).toBe('connected');
+  expect(run.wait(60_000)).toEqual([]);
+});
+
+test('it never gives up once it was connected', () => {
+  const run = new Run().connect();
+  expect(run.feed({ type: 'gaveUp' }).at(-1)).toBe('resolve');
+  run.feed(notFound({ problems: ['cannot look up vpn.example: EAI_AGAIN'], hopeless: true }));
+  expect(run.wait(10_000)).toEqual(['resolve']);
+  expect(run.feed(found(A))).toEqual(['aim 10.77.1.1 own']);
+  expect(run.feed({ type: 'gaveUp' })).toEqual(['resolve']);
+  run.wait(3_600_000);
+  expect(run.connection.state).toBe('reconnecting');
+});
+
+test('a goodbye of the server is followed by a knock a second later', () => {
+  const run = new Run().connect();
+  expect(run.feed({ type: 'bye' })[0]).toMatch(/^note - the server has gone/);
+  expect(run.connection.state).toBe('reconnecting');
+  expect(run.wait(1_000)).toEqual(['aim 10.77.1.1 own']);
+});

@@ -1,0 +1,93 @@
+/** What a client takes from a server, and what never. */
+import { expect, test } from 'vitest';
+import { type AcceptedLease, acceptLease } from '../../client/lease.ts';
+import type { LeaseAnswer } from '../../shared/control/messages.ts';
+
+const LEASE: LeaseAnswer = {
+  type: 'leased',
+  id: 1,
+  address: '192.168.1.2',
+  prefixLength: 24,
+  serverAddress: '192.168.1.1',
+  mtu: 1380,
+  keepalive: 25,
+  routes: [],
+  dns: [],
+  domains: [],
+  full: false,
+};
+
+function accepted(change: Partial<LeaseAnswer>): AcceptedLease {
+  const result = acceptLease({ ...LEASE, ...change });
+  if (typeof result === 'string') throw new Error(result);
+  return result;
+}
+
+test('an ordinary lease is taken as it is', () => {
+  expect(accepted({})).toEqual({
+    network: {
+      addresses: ['192.168.1.2/24'],
+      mtu: 1380,
+      routes: [],
+      serverAddress: '192.168.1.1',
+    },
+    allowedIps: ['192.168.1.0/24'],
+    keepalive: 25,
+    refused: [],
+    notApplied: [],
+  });
+});
+
+test('a second address of the other family comes along', () => {
+  const six = { address6: 'fd00::2', prefixLength6: 64, serverAddress6: 'fd00::1' };
+  expect(accepted(six).network.addresses).toEqual(['192.168.1.2/24', 'fd00::2/64']);
+  expect(accepted(six).allowedIps).toEqual(['192.168.1.0/24', 'fd00::/64']);
+  const public6 = accepted({ ...six, address6: '2001:db8::2', serverAddress6: '2001:db8::1' });
+  expect(public6.network.addresses).toEqual(['192.168.1.2/24']);
+  expect(public6.refused[0]).toMatch(/2001:db8::2/);
+});
+
+test.each([
+  [
+    { address: '8.8.8.8', serverAddress: '8.8.8.1' },
+    /8\.8\.8\.8\/24 is not in a range for private/,
+  ],
+  [{ address: '127.0.0.1', serverAddress: '127.0.0.2' }, /private/],
+  [{ prefixLength: 7, address: '10.0.0.2', serverAddress: '10.0.0.1' }, /too large/],
+  [{ serverAddress: '192.168.2.1' }, /server's address 192\.168\.2\.1 is not in/],
+  [{ serverAddress: '1.1.1.1' }, /server's address/],
+])('%j is refused as a whole', (change, message) => {
+  expect(acceptLease({ ...LEASE, ...change })).toMatch(message);
+});
+
+test.each([
+  [0, 1420, 0],
+  [1280, 1280, 0],
+  [65_455, 65_455, 0],
+  [1279, 1420, 1],
+  [65_456, 1420, 1],
+])('MTU %i becomes %i', (mtu, used, refusals) => {
+  const lease = accepted({ mtu });
+  expect([lease.network.mtu, lease.refused.length]).toEqual([used, refusals]);
+});
+
+test('routes: at most 256, none for everything, none that is no range; nothing is applied', () => {
+  const many = Array.from({ length: 300 }, (_, i) => `10.${i >> 8}.${i & 255}.7/24`);
+  const lease = accepted({ routes: [...many] });
+  expect(lease.network.routes).toEqual([]);
+  expect(lease.notApplied).toHaveLength(256);
+  expect(lease.notApplied[0]).toBe('route 10.0.0.0/24');
+  expect(lease.refused).toEqual(['44 routes beyond the first 256']);
+  const bad = accepted({ routes: ['0.0.0.0/0', '::/0', 'x; rm', '10.1.0.0/16'], full: true });
+  expect(bad.notApplied).toEqual(['route 10.1.0.0/16']);
+  expect(bad.refused).toHaveLength(4);
+  expect(bad.refused.join()).not.toContain('rm');
+});
+
+test('name servers: literals only, at most 8', () => {
+  const lease = accepted({ dns: ['10.0.0.1', 'fd00::1', 'evil.example', '10.0.0.0/8'] });
+  expect(lease.notApplied).toEqual(['name server 10.0.0.1', 'name server fd00::1']);
+  expect(lease.refused).toHaveLength(2);
+  const many = accepted({ dns: Array.from({ length: 9 }, (_, i) => `10.0.0.${i}`) });
+  expect([many.notApplied.length, many.refused.length]).toEqual([8, 1]);
+});

@@ -1,0 +1,255 @@
+/** Programs of the host, the undo journal, and the network of a client over both. */
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import type { Network } from '../../client/lease.ts';
+import { NetworkSetup } from '../../client/network-setup.ts';
+import { resolveEndpoints } from '../../client/resolve.ts';
+import { VpnError } from '../../shared/errors.ts';
+import { Journal } from '../../shared/system/journal.ts';
+import { deviceNameError, readLink, readLinks, routeTo } from '../../shared/system/link.ts';
+import { commandFailure, type Run, run } from '../../shared/system/run.ts';
+
+let folder: string;
+let path: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), `culvert-c1-${process.pid}-`));
+  path = join(folder, 'run', 'client.journal');
+});
+afterEach(() => rmSync(folder, { recursive: true }));
+
+/** Remembers commands; `answer` gives what one prints, or throws. */
+class FakeHost {
+  readonly ran: string[] = [];
+  answer: (line: string) => string = () => '';
+  readonly run: Run = async (file, args) => {
+    const line = [file, ...args].join(' ');
+    this.ran.push(line);
+    return { stdout: this.answer(line), stderr: '' };
+  };
+}
+
+function failed(stderr: string): VpnError {
+  const cause = { file: 'ip', args: [], exitCode: 2, stderr };
+  return new VpnError('COMMAND_FAILED', stderr, { cause });
+}
+
+const change = (name: string) =>
+  ({ what: name, apply: ['ip', 'add', name], undo: ['ip', 'del', name] }) as const;
+
+async function codeOf(promise: Promise<unknown>): Promise<string> {
+  const error = await promise.then(
+    () => null,
+    (e: unknown) => e,
+  );
+  if (error instanceof VpnError) return error.code;
+  throw error ?? new Error('no error');
+}
+
+test('run takes arguments as they are, gives input, and speaks English', async () => {
+  const text = '$(id) "x" ; y';
+  expect((await run('printf', ['%s', text])).stdout).toBe(text);
+  expect((await run('cat', [], { input: 'hello' })).stdout).toBe('hello');
+  expect((await run('sh', ['-c', 'echo $LC_ALL $HOME'])).stdout).toBe('C\n');
+});
+
+test('run tells a failure, a missing program and a time limit apart', async () => {
+  const error = await run('sh', ['-c', 'echo why >&2; exit 3']).catch((e: unknown) => e);
+  expect(commandFailure(error)).toMatchObject({ exitCode: 3, stderr: 'why\n' });
+  expect((error as Error).message).toMatch(/why$/);
+  expect(await codeOf(run('no-such-program-here', []))).toBe('COMMAND_MISSING');
+  const late = await run('sleep', ['9'], { timeoutMs: 50 }).catch((e: unknown) => e);
+  expect(commandFailure(late)?.exitCode).toBeNull();
+  expect((late as Error).message).toMatch(/no end in time/);
+});
+
+test('links and routes of this host are read', async () => {
+  const loopback = await readLink('lo');
+  expect(loopback).toMatchObject({ index: 1, name: 'lo' });
+  expect((await readLinks()).map((link) => link.name)).toContain('lo');
+  expect(await readLink('no-such-link')).toBeNull();
+  expect(await routeTo('127.0.0.1')).toMatchObject({ device: 'lo' });
+});
+
+test('an address without a route has none, other trouble is an error', async () => {
+  const host = new FakeHost();
+  host.answer = () => {
+    throw failed('RTNETLINK answers: Network is unreachable');
+  };
+  expect(await routeTo('10.0.0.1', { mark: 7 }, host.run)).toBeNull();
+  expect(host.ran).toEqual(['ip -json route get 10.0.0.1 mark 7']);
+  host.answer = () => {
+    throw failed('Operation not permitted');
+  };
+  expect(await codeOf(routeTo('10.0.0.1', {}, host.run))).toBe('COMMAND_FAILED');
+});
+
+test.each(['tun0', 'cvc1a2b3c', 'a.b-c_d', 'tun%d'.replace('%d', '9')])('%s is a device name', (name) =>
+  expect(deviceNameError(name)).toBeNull(),
+);
+test.each(['', '.', '..', 'a/b', 'a b', 'sixteen-letters-'])('%j is no device name', (name) =>
+  expect(deviceNameError(name)?.code).toBe('USAGE'),
+);
+
+test('a change is in the journal before it is made, and gone after its undo', async () => {
+  const host = new FakeHost();
+  const seen: boolean[] = [];
+  host.answer = () => {
+    seen.push(readFileSync(path, 'utf8').includes('"del","a"'));
+    return '';
+  };
+  const journal = new Journal(path, host.run);
+  const id = await journal.apply(change('a'));
+  expect(statSync(path).mode & 0o777).toBe(0o600);
+  await journal.undo(id);
+  expect(host.ran).toEqual(['ip add a', 'ip del a']);
+  expect(seen).toEqual([true, true]);
+  expect(existsSync(path)).toBe(false);
+});
+
+test('what a killed program left is undone by the next one, newest first', async () => {
+  const first = new FakeHost();
+  const journal = new Journal(path, first.run);
+  for (const name of ['a', 'b', 'c']) await journal.apply(change(name));
+  const next = new FakeHost();
+  const later = new Journal(path, next.run);
+  expect(later.pending).toEqual(['a', 'b', 'c']);
+  expect(await later.undoAll()).toEqual([]);
+  expect(next.ran).toEqual(['ip del c', 'ip del b', 'ip del a']);
+  expect(new Journal(path, next.run).pending).toEqual([]);
+});
+
+test('a change that failed leaves nothing to undo', async () => {
+  const host = new FakeHost();
+  host.answer = () => {
+    throw failed('RTNETLINK answers: File exists');
+  };
+  const journal = new Journal(path, host.run);
+  expect(await codeOf(journal.apply(change('a')))).toBe('COMMAND_FAILED');
+  expect(journal.pending).toEqual([]);
+  expect(existsSync(path)).toBe(false);
+});
+
+test('an undo that is done already counts, one that fails is kept and told', async () => {
+  const host = new FakeHost();
+  const journal = new Journal(path, host.run);
+  for (const name of ['gone', 'stuck', 'fine']) await journal.apply(change(name));
+  host.answer = (line) => {
+    if (line.endsWith('gone')) throw failed('Cannot find device "cvc0"');
+    if (line.endsWith('stuck')) throw failed('Operation not permitted');
+    return '';
+  };
+  expect((await journal.undoAll()).map(({ what }) => what)).toEqual(['stuck']);
+  expect(new Journal(path, host.run).pending).toEqual(['stuck']);
+});
+
+test.each([
+  '{',
+  '{}',
+  '[{"id":1,"what":"x","undo":["sh","-c","true"]}]',
+  '[{"id":1,"what":"x","undo":"ip"}]',
+])('a journal that says %s is not followed', (text) => {
+  const file = join(folder, 'bad.journal');
+  writeFileSync(file, text);
+  expect(() => new Journal(file)).toThrow(/damaged/);
+});
+
+const NETWORK: Network = {
+  addresses: ['192.168.1.2/24', 'fd00::2/64'],
+  mtu: 1400,
+  routes: ['10.5.0.0/16'],
+  serverAddress: '192.168.1.1',
+};
+
+test('a network is applied step by step, then only its difference, then undone', async () => {
+  const host = new FakeHost();
+  const setup = new NetworkSetup('cvc0', new Journal(path, host.run), host.run);
+  await setup.apply(NETWORK);
+  expect(host.ran.splice(0)).toEqual([
+    'ip link set dev cvc0 mtu 1400 up',
+    'ip address add 192.168.1.2/24 dev cvc0',
+    'ip address add fd00::2/64 dev cvc0 nodad',
+    'ip -4 route add 10.5.0.0/16 dev cvc0',
+  ]);
+  await setup.apply(NETWORK);
+  expect(host.ran).toEqual([]);
+  await setup.apply({ ...NETWORK, addresses: ['192.168.1.9/24', 'fd00::2/64'], mtu: 1380 });
+  expect(host.ran.splice(0)).toEqual([
+    'ip link set dev cvc0 mtu 1380 up',
+    'ip address del 192.168.1.2/24 dev cvc0',
+    'ip address add 192.168.1.9/24 dev cvc0',
+  ]);
+  expect(await setup.undo()).toEqual([]);
+  expect(host.ran).toEqual([
+    'ip address del 192.168.1.9/24 dev cvc0',
+    'ip -4 route del 10.5.0.0/16 dev cvc0',
+    'ip address del fd00::2/64 dev cvc0',
+  ]);
+  expect(existsSync(path)).toBe(false);
+});
+
+test('a network that fails half way is undone as far as it came', async () => {
+  const host = new FakeHost();
+  host.answer = (line) => {
+    if (line.includes('route add')) throw failed('RTNETLINK answers: File exists');
+    return '';
+  };
+  const setup = new NetworkSetup('cvc0', new Journal(path, host.run), host.run);
+  expect(await codeOf(setup.apply(NETWORK))).toBe('COMMAND_FAILED');
+  host.ran.length = 0;
+  await setup.undo();
+  expect(host.ran).toEqual([
+    'ip address del fd00::2/64 dev cvc0',
+    'ip address del 192.168.1.2/24 dev cvc0',
+  ]);
+});
+
+test('routes go to the table of the profile', async () => {
+  const host = new FakeHost();
+  const setup = new NetworkSetup('cvc0', new Journal(path, host.run), host.run);
+  await setup.apply({ ...NETWORK, addresses: [], routes: ['::/0'], table: 77 });
+  expect(host.ran.at(-1)).toBe('ip -6 route add ::/0 dev cvc0 table 77');
+});
+
+test('the check finds another network with our addresses, and a server inside the tunnel', async () => {
+  const host = new FakeHost();
+  const ways: Record<string, string> = { '192.168.1.1': 'cvc0', '10.77.1.1': 'eth0' };
+  host.answer = (line) => JSON.stringify([{ dev: ways[line.split(' ')[4]!] }]);
+  const setup = new NetworkSetup('cvc0', new Journal(path, host.run), host.run);
+  await setup.check(NETWORK, '10.77.1.1', 0);
+  ways['10.77.1.1'] = 'cvc0';
+  await expect(setup.check(NETWORK, '10.77.1.1', 0)).rejects.toThrow(/10\.77\.1\.1.*through the tunnel/);
+  ways['192.168.1.1'] = 'eth0';
+  await expect(setup.check(NETWORK, null, 0)).rejects.toThrow(/192\.168\.1\.1 leads to eth0/);
+});
+
+test('names are looked up in both families and tried against the routes', async () => {
+  const host = new FakeHost();
+  host.answer = (line) => {
+    if (line.includes('fd00::9')) throw failed('RTNETLINK answers: Network is unreachable');
+    return JSON.stringify([{ dev: 'eth0' }]);
+  };
+  const names: Record<string, string[]> = { 'vpn.example': ['10.0.0.9', 'fd00::9', '10.0.0.9'] };
+  const lookUp = async (name: string) => {
+    if (names[name]) return names[name];
+    throw Object.assign(new Error('x'), { code: name.startsWith('later') ? 'EAI_AGAIN' : 'ENOTFOUND' });
+  };
+  const at = (...hosts: string[]) =>
+    resolveEndpoints(hosts.map((h) => ({ host: h, port: 1 })), 0, lookUp, host.run);
+  expect(await at('vpn.example', '10.0.0.8')).toEqual({
+    found: [
+      { address: '10.0.0.9', port: 1 },
+      { address: '10.0.0.8', port: 1 },
+    ],
+    ways: ['10.0.0.9 through eth0', '10.0.0.8 through eth0'],
+    problems: ['no route to fd00::9'],
+    hopeless: false,
+  });
+  expect(await at('none.example')).toMatchObject({
+    found: [],
+    problems: ['cannot look up none.example: there is no such name'],
+    hopeless: true,
+  });
+  expect(await at('none.example', 'later.example')).toMatchObject({ hopeless: false });
+});
