@@ -381,6 +381,9 @@ export class Client {
   #hear(news: ControlNews | null): void {
     if (news === null) return;
     if (news.type === 'bye') this.#control.reset();
+    const enrolmentRefused = news.type === 'refused' && this.#identity === 'invite';
+    // Trouble of the server's own may pass, and then the same key is good.
+    if (enrolmentRefused && news.reason !== 'serverError') this.#keys.abandonEnrolment();
     if (news.type !== 'leased') {
       this.#input(news);
       return;

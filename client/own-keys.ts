@@ -60,6 +60,14 @@ export class OwnKeys {
     this.#membership = this.#store.complete(this.#membership, name);
   }
 
+  /** Forgets the key of an enrolment that the server refused. */
+  abandonEnrolment(): void {
+    if (this.#membership === null || this.#membership.enrolled) return;
+    this.#store.abandon(this.#membership);
+    this.#membership = null;
+    this.#ownKey = null;
+  }
+
   /** Folder of what is remembered of this server. */
   get folder(): string {
     if (this.#membership !== null) return this.#membership.directory;

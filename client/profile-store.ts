@@ -140,6 +140,12 @@ export class ProfileStore {
     return completed;
   }
 
+  /** The server refused the enrolment: its key is of no use. */
+  abandon(membership: Membership): void {
+    rmSync(join(membership.directory, 'enrolment.json'), { force: true });
+    rmSync(join(membership.directory, membership.keyFile), { force: true });
+  }
+
   /** Our own key at a server. Errors: those of readKeyFile. */
   ownKey(membership: Membership): PrivateKey {
     return readKeyFile(join(membership.directory, membership.keyFile));

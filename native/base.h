@@ -53,6 +53,7 @@ enum class DropReason : uint8_t {
   kSendFailed,
   kTunFull,
   kControlQueueFull,
+  kRoutingLoop,
   kCount,
 };
 inline constexpr size_t kDropReasons = static_cast<size_t>(DropReason::kCount);

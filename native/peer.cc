@@ -147,6 +147,12 @@ bool Peer::handshake_sent(bool initiation, uint32_t local_index, size_t bytes, c
   return true;
 }
 
+bool Peer::is_endpoint(const uint8_t* address, bool v6, uint16_t port) const {
+  std::lock_guard lock(mutex_);
+  return endpoint_.family() == (v6 ? AF_INET6 : AF_INET) && endpoint_.port() == port &&
+         std::memcmp(endpoint_.address(), address, endpoint_.address_bytes()) == 0;
+}
+
 void Peer::set_endpoint(const Endpoint& endpoint) {
   std::lock_guard lock(mutex_);
   endpoint_ = endpoint;

@@ -98,6 +98,8 @@ class Peer : public std::enable_shared_from_this<Peer> {
   [[nodiscard]] bool handshake_sent(bool initiation, uint32_t local_index, size_t bytes,
                                     const Endpoint* to, uint64_t now, Endpoint* out);
 
+  // True when this address (4 or 16 bytes) and port are the peer's endpoint.
+  [[nodiscard]] bool is_endpoint(const uint8_t* address, bool v6, uint16_t port) const;
   void set_endpoint(const Endpoint& endpoint);
   // The source address did not work: the kernel chooses again.
   void forget_source();

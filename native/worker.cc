@@ -139,6 +139,10 @@ void Worker::drain_tun() {
       counters_.drop(DropReason::kMalformed);
       continue;
     }
+    if (loops_back(splitters_[count].first(), splitters_[count].last_bytes())) {
+      counters_.drop(DropReason::kRoutingLoop, splitters_[count].count());
+      continue;
+    }
     used += (static_cast<size_t>(bytes) + kFrameGap + 63) / 64 * 64;
     count++;
   }
@@ -155,6 +159,20 @@ void Worker::drain_tun() {
   }
   if (count > first) send_frames(first, count, peer);
   sender_.flush(sockets());
+}
+
+// Our own datagrams, routed into the tunnel they make: sealing them again would wrap each one
+// larger and larger until the host drowns.
+bool Worker::loops_back(const uint8_t* packet, size_t bytes) const {
+  const Inner inner = classify_outgoing(packet, bytes);
+  if (!inner.is_ip()) return false;
+  const bool v6 = inner.kind == Inner::kIpv6;
+  const size_t transport = v6 ? kIpv6HeaderBytes : (packet[0] & 15) * size_t{4};
+  if ((v6 ? packet[6] : packet[9]) != IPPROTO_UDP || bytes < transport + 4) return false;
+  if (load_be16(packet + transport) != sockets().port) return false;
+  const Peer* peer = tables_->route(inner.destination, v6);
+  return peer != nullptr &&
+         peer->is_endpoint(inner.destination, v6, load_be16(packet + transport + 2));
 }
 
 void Worker::send_frames(size_t first, size_t last, Peer* peer) {

@@ -108,6 +108,7 @@ class Worker {
 
   // worker.cc: out
   void drain_tun();
+  [[nodiscard]] bool loops_back(const uint8_t* packet, size_t bytes) const;
   void send_frames(size_t first, size_t last, Peer* peer);
   void stage_frames(size_t first, size_t last, Peer& peer);
   void no_route(Splitter& frame);

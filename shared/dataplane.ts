@@ -220,6 +220,7 @@ export const DROP_REASONS = [
   'sendFailed',
   'tunFull',
   'controlQueueFull',
+  'routingLoop',
 ] as const;
 export type DropReason = (typeof DROP_REASONS)[number];
 

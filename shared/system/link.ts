@@ -125,7 +125,7 @@ export function deviceNameError(name: string): VpnError | null {
   // Linux: 15 bytes at most, no slash, no white space; `%d` asks the kernel for a number.
   if (/^[A-Za-z0-9_.=+-]{1,15}$/.test(name) && name !== '.' && name !== '..') return null;
   const message = `${JSON.stringify(name)} is no name for a device`;
-  return new VpnError('USAGE', message, { hint: 'Use 1 to 15 letters, digits, `_`, `-` or `.`.' });
+  return new VpnError('DEVICE_NAME_INVALID', message);
 }
 
 function routeArgs(verb: 'add' | 'del', device: string, cidr: string, table?: number): string[] {

@@ -113,6 +113,7 @@ test('after an enrolment that was cut off both keys are tried in turns', () => {
   expect(run.wait(5_500)).toEqual(['aim 10.77.1.1 own']);
   // The own key is answered: no more turns.
   expect(run.feed(established)).toEqual(['stage handshake', 'request lease']);
+  expect(run.feed({ type: 'unanswered' })).toEqual(['aim 10.77.1.1 own']);
   expect(run.wait(8_000)).toEqual([]);
 });
 

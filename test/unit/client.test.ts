@@ -5,31 +5,39 @@
 import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import Database from 'better-sqlite3';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { Client } from '../../client/client.ts';
 import { findPlace } from '../../client/place.ts';
 import { ProfileStore } from '../../client/profile-store.ts';
 import type { ClientStatus } from '../../client/status.ts';
 import { chooseTarget } from '../../client/target.ts';
-import { generatePrivateKey, keyToBase64, publicKeyOf } from '../../keys/keypair.ts';
+import {
+  generatePrivateKey,
+  keyToBase64,
+  type PrivateKey,
+  publicKeyOf,
+} from '../../keys/keypair.ts';
+import { AddressPool } from '../../server/address-pool.ts';
 import { ControlService } from '../../server/control-service.ts';
-import { formatInvite, type Invite } from '../../shared/control/invite.ts';
-import type { PeerId } from '../../shared/dataplane.ts';
-import { VpnError } from '../../shared/errors.ts';
+import { type Ipv4, parseNetwork } from '../../server/ipv4.ts';
+import { Registry } from '../../server/registry.ts';
+import { MIGRATIONS } from '../../server/store/schema.ts';
+import { SqliteStore } from '../../server/store/sqlite-store.ts';
+import { formatInvite } from '../../shared/control/invite.ts';
+import type { VpnError } from '../../shared/errors.ts';
 import { createLogger } from '../../shared/log.ts';
 import { randomBytes } from '../../shared/noise/crypto.ts';
-import type { PeerSpec } from '../../shared/session/engine.ts';
 import { callLocalSocket } from '../../shared/system/local-socket.ts';
 import { Device } from '../sim/device.ts';
 import { SimulatedDataPlane } from '../sim/simulated-data-plane.ts';
 import { SimulatedNetwork } from '../sim/simulated-network.ts';
-import { Harness } from './server-harness.ts';
 
 const SERVER_AT = { host: '192.0.2.2', port: 6000 };
 const TICK_MS = 250;
 let folder: string;
 let network: SimulatedNetwork;
-const clients: Client[] = [];
+const clients: TestClient[] = [];
 
 beforeEach(() => {
   vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval'] });
@@ -37,7 +45,7 @@ beforeEach(() => {
   network = new SimulatedNetwork();
 });
 afterEach(async () => {
-  for (const client of clients.splice(0)) await client.stop();
+  for (const { client } of clients.splice(0)) await client.stop();
   vi.useRealTimers();
   rmSync(folder, { recursive: true });
 });
@@ -51,55 +59,312 @@ async function pass(ms: number): Promise<void> {
   }
 }
 
+const silent = createLogger({
+  level: 'silent',
+  format: 'json',
+  stream: { write: () => {} },
+  env: {},
+});
+
 /** Registry and control service of the server on a simulated device. */
 class TestServer {
+  readonly db: Database.Database;
+  readonly privateKey: PrivateKey;
   readonly device: Device;
-  readonly harness = new Harness();
+  readonly registry: Registry;
   readonly control: ControlService;
-  push = { mtu: 1380, keepalive: 0, serverAddress: '192.168.1.1' };
+  readonly push = {
+    ...{ prefixLength: 24, serverAddress: '192.168.1.1', mtu: 1380, keepalive: 25 },
+    ...{ routes: ['10.9.0.0/16'], dns: [], domains: [], full: false },
+  };
   #heard = 0;
+  #running = true;
 
-  constructor() {
-    this.device = new Device(network, { underlay: SERVER_AT.host, inner: '192.168.1.1' });
-    // The harness keeps the specs to itself; here the engine gets them too.
+  constructor(former?: TestServer) {
+    const db = former?.db ?? new Database(':memory:');
+    if (!former) for (const step of MIGRATIONS) db.exec(step);
+    this.db = db;
+    this.privateKey = former?.privateKey ?? generatePrivateKey();
+    this.device = new Device(network, {
+      underlay: SERVER_AT.host,
+      inner: '192.168.1.1',
+      privateKey: this.privateKey,
+    });
     const { engine } = this.device;
-    const table = { setPeer: engine.setPeer.bind(engine), removePeer: engine.removePeer.bind(engine) };
-    this.harness.forward(table);
-    const { push } = this;
+    const tunnel = parseNetwork('192.168.1.0/24')!;
+    this.registry = new Registry({
+      store: new SqliteStore(db),
+      pool: new AddressPool({ network: tunnel, serverAddress: (tunnel.base + 1) as Ipv4 }),
+      peers: engine,
+      publicKey: engine.publicKey,
+      maxClients: null,
+    });
+    this.registry.load(now());
     this.control = new ControlService({
-      registry: this.harness.registry,
-      push: {
-        ...{ prefixLength: 24, routes: ['10.9.0.0/16'], dns: [], domains: [], full: false },
-        ...push,
-      },
+      registry: this.registry,
+      push: this.push,
       clock: network.clock(),
       random: randomBytes,
-      send: (peer, frame) => engine.sendControl(peer, frame),
-      log: createLogger({ level: 'silent', format: 'json', stream: { write: () => {} }, env: {} }),
+      send: (peer, frame) => this.#running && engine.sendControl(peer, frame),
+      onGoodbye: () => {},
+      log: silent,
     });
     this.#listen();
   }
+  kill(): void {
+    this.#running = false;
+    this.device.kill();
+  }
 
-  /** Hands control frames over as they come. */
+  /** Control frames that came. */
+  get frames(): number {
+    return this.device.of('control').length;
+  }
+
+  invite(name: string): string {
+    const privateKey = generatePrivateKey();
+    const record = { publicKey: publicKeyOf(privateKey), name, address: null };
+    this.registry.addInvite({ ...record, created: now(), expires: now() + 3600 });
+    return formatInvite({
+      endpoints: [`${SERVER_AT.host}:${SERVER_AT.port}`],
+      serverPublicKey: this.device.publicKey,
+      privateKey,
+      expires: now() + 3600,
+    });
+  }
+
   #listen(): void {
     for (; this.#heard < this.device.events.length; this.#heard++) {
       const event = this.device.events[this.#heard]!;
       if (event.type === 'control') this.control.receive(event.peer, event.bytes);
     }
-    network.schedule(5, () => this.#listen());
-  }
-
-  invite(name: string): string {
-    const privateKey = generatePrivateKey();
-    const now = network.clock().wall().seconds;
-    const record = { publicKey: publicKeyOf(privateKey), name, address: null };
-    this.harness.registry.addInvite({ ...record, created: now, expires: now + 3600 });
-    const invite: Invite = {
-      endpoints: [`${SERVER_AT.host}:${SERVER_AT.port}`],
-      serverPublicKey: this.device.publicKey,
-      privateKey,
-      expires: now + 3600,
-    };
-    return formatInvite(invite);
+    if (this.#running) network.schedule(5, () => this.#listen());
   }
 }
+
+function now(): number {
+  return network.clock().wall().seconds;
+}
+
+/** One client with its folders; a new one with the same name is the same client again. */
+class TestClient {
+  readonly client: Client;
+  readonly ran: string[] = [];
+  readonly stages: string[] = [];
+  readonly notes: string[];
+  readonly plane: SimulatedDataPlane;
+  readonly socketPath: string;
+  readonly state: string;
+  ready: ClientStatus | null = null;
+  error: VpnError | null | undefined;
+
+  constructor(name: string, request: { text?: string; invite?: string }, underlay = '192.0.2.1') {
+    this.state = join(folder, name);
+    const place = findPlace({ state: this.state, run: join(folder, `${name}-run`) }, {});
+    this.socketPath = place.socketPath;
+    const store = new ProfileStore(this.state);
+    const wanted = { text: request.text, invite: request.invite, now: now() };
+    const { target, notes } = chooseTarget(wanted, store);
+    this.notes = [...notes];
+    this.plane = new SimulatedDataPlane(network, underlay);
+    this.client = new Client(
+      {
+        ...{ target, store, place, device: 'cvc0', localPort: null, timeoutMs: 20_000 },
+        carrier: {
+          workers: 1,
+          aead: 'auto',
+          offloads: { tunTcp: false, tunUdp: false, udpGso: false, udpGro: false },
+        },
+        log: silent,
+        onStage: (stage) => this.stages.push(stage),
+        onNote: (text) => this.notes.push(text),
+        onReady: (status) => {
+          this.ready = status;
+        },
+      },
+      {
+        dataPlane: this.plane,
+        clock: network.clock(),
+        lookUp: async () => [SERVER_AT.host],
+        run: async (file, args) => {
+          this.ran.push([file, ...args].join(' '));
+          const dev = args.includes('192.168.1.1') ? 'cvc0' : 'eth0';
+          return { stdout: args.includes('get') ? JSON.stringify([{ dev }]) : '', stderr: '' };
+        },
+      },
+    );
+    void this.client.stopped.then((error) => {
+      this.error = error;
+    });
+    clients.push(this);
+  }
+
+  async start(ms = 3_000): Promise<this> {
+    await this.client.start();
+    await pass(ms);
+    return this;
+  }
+}
+
+test('an invite leads to an address, and the own key is what stays', async () => {
+  const server = new TestServer();
+  const a = await new TestClient('a', { invite: server.invite('laptop') }).start();
+  expect(a.stages).toEqual([
+    'resolve',
+    'reach',
+    'handshake',
+    'enrol',
+    'handshake',
+    'address',
+    'check',
+  ]);
+  expect(a.ready).toMatchObject({
+    state: 'connected',
+    name: 'laptop',
+    addresses: ['192.168.1.2/24'],
+    mtu: 1380,
+    notApplied: ['route 10.9.0.0/16'],
+    server: { endpoint: '192.0.2.2:6000' },
+  });
+  expect(a.ran).toContain('ip address add 192.168.1.2/24 dev cvc0');
+  expect(await callLocalSocket(a.socketPath, 'status')).toMatchObject({ state: 'connected' });
+  const [peer] = [...server.registry.peers()];
+  expect(keyToBase64(peer!.record.publicKey)).toBe(a.ready?.publicKey);
+});
+
+test('the same invite again, and no invite at all, connect with what is remembered', async () => {
+  const server = new TestServer();
+  const invite = server.invite('laptop');
+  const first = await new TestClient('a', { invite }).start();
+  await first.client.stop();
+  expect(first.error).toBeNull();
+  expect(first.ran.at(-1)).toBe('ip address del 192.168.1.2/24 dev cvc0');
+  const second = await new TestClient('a', { invite }).start();
+  expect(second.notes[0]).toMatch(/used here before/);
+  expect(second.ready).toMatchObject({ addresses: ['192.168.1.2/24'], name: 'laptop' });
+  await second.client.stop();
+  const third = await new TestClient('a', { text: '192.0.2.2:6000' }).start();
+  expect(third.ready).toMatchObject({ addresses: ['192.168.1.2/24'] });
+});
+
+test('a used invite is refused to another device, which keeps nothing of it', async () => {
+  const server = new TestServer();
+  const invite = server.invite('laptop');
+  await new TestClient('a', { invite }).start();
+  const b = await new TestClient('b', { invite }, '192.0.2.7').start();
+  expect(b.error).toMatchObject({
+    code: 'REFUSED',
+    exitCode: 7,
+    message: expect.stringMatching(/used/),
+  });
+  expect(b.ran.filter((line) => line.includes('address add'))).toEqual([]);
+  const kept = readdirSync(b.state, { recursive: true, encoding: 'utf8' });
+  expect(kept.filter((name) => /\.(key|json)$/.test(name))).toEqual([]);
+});
+
+test('the answer to the enrolment is lost and the client killed: the same invite goes on', async () => {
+  const server = new TestServer();
+  const invite = server.invite('laptop');
+  const a = new TestClient('a', { invite });
+  await a.client.start();
+  // From the first control frame on the server is not heard any more.
+  network.filter = (d) => server.frames === 0 || d.from.address !== SERVER_AT.host;
+  await pass(3_000);
+  expect(server.frames).toBeGreaterThan(0);
+  expect([...server.registry.peers()]).toHaveLength(1);
+  expect(a.ready).toBeNull();
+  await a.client.stop();
+  network.filter = () => true;
+  const again = await new TestClient('a', { invite }).start(8_000);
+  expect(again.ready).toMatchObject({ addresses: ['192.168.1.2/24'] });
+  expect([...server.registry.peers()]).toHaveLength(1);
+});
+
+test('so does the own key alone, without the invite', async () => {
+  const server = new TestServer();
+  const a = new TestClient('a', { invite: server.invite('laptop') });
+  await a.client.start();
+  network.filter = (d) => server.frames === 0 || d.from.address !== SERVER_AT.host;
+  await pass(3_000);
+  await a.client.stop();
+  network.filter = () => true;
+  const again = await new TestClient('a', { text: '192.0.2.2:6000' }).start(8_000);
+  expect(again.ready).toMatchObject({ addresses: ['192.168.1.2/24'], name: null });
+  expect(new ProfileStore(a.state).enrolled()).toHaveLength(1);
+});
+
+test('no server: exit 6 after the time, everything undone, lock and socket free', async () => {
+  const server = new TestServer();
+  const invite = server.invite('laptop');
+  server.kill();
+  const a = await new TestClient('a', { invite }).start(21_000);
+  expect(a.error).toMatchObject({ code: 'SERVER_UNREACHABLE', exitCode: 6 });
+  expect(a.error?.message).toContain('192.0.2.2:6000');
+  expect(existsSync(a.socketPath)).toBe(false);
+  const back = new TestServer(server);
+  expect(back.device.publicKey).toEqual(server.device.publicKey);
+  const b = await new TestClient('a', { invite }).start(8_000);
+  expect(b.ready).toMatchObject({ addresses: ['192.168.1.2/24'] });
+});
+
+test('the server is killed and comes back: the same address, the client never left', async () => {
+  const server = new TestServer();
+  const a = await new TestClient('a', { invite: server.invite('laptop') }).start();
+  server.kill();
+  await pass(200_000);
+  expect(a.client.state).toBe('reconnecting');
+  const back = new TestServer(server);
+  await pass(20_000);
+  expect(a.client.state).toBe('connected');
+  expect(a.client.status().addresses).toEqual(['192.168.1.2/24']);
+  expect(back.frames).toBeGreaterThan(0);
+  expect(a.ran.filter((line) => line.includes('address add'))).toHaveLength(1);
+  expect(a.error).toBeUndefined();
+});
+
+test('a goodbye of the server is noticed at once', async () => {
+  const server = new TestServer();
+  const a = await new TestClient('a', { invite: server.invite('laptop') }).start();
+  server.control.goodbye();
+  await pass(250);
+  expect(a.client.state).toBe('reconnecting');
+  await pass(3_000);
+  expect(a.client.state).toBe('connected');
+});
+
+test('two clients on the same folders: the second one is told and changes nothing', async () => {
+  const server = new TestServer();
+  const invite = server.invite('laptop');
+  const a = await new TestClient('a', { invite }).start();
+  const b = new TestClient('a', { text: '192.0.2.2:6000' });
+  await expect(b.client.start()).rejects.toMatchObject({ code: 'ALREADY_RUNNING', exitCode: 8 });
+  expect(b.ran).toEqual([]);
+  expect(await callLocalSocket(a.socketPath, 'status')).toMatchObject({ state: 'connected' });
+});
+
+test('disconnect answers when the host is as before', async () => {
+  const server = new TestServer();
+  const a = await new TestClient('a', { invite: server.invite('laptop') }).start();
+  expect(await callLocalSocket(a.socketPath, 'disconnect')).toEqual({ device: 'cvc0' });
+  expect(a.ran.at(-1)).toBe('ip address del 192.168.1.2/24 dev cvc0');
+  expect(await a.client.stopped).toBeNull();
+  expect(readdirSync(join(folder, 'a-run'))).toEqual([]);
+});
+
+test('a lease outside private ranges is refused whole and nothing is applied', async () => {
+  const server = new TestServer();
+  Object.assign(server.push, { serverAddress: '8.8.8.8' });
+  const a = await new TestClient('a', { invite: server.invite('laptop') }).start();
+  expect(a.error).toMatchObject({ code: 'LEASE_UNACCEPTABLE', exitCode: 7 });
+  expect(a.ran.filter((line) => line.includes('address'))).toEqual([]);
+});
+
+test('the handshake timestamp never goes below the one used before', async () => {
+  const server = new TestServer();
+  const invite = server.invite('laptop');
+  const a = await new TestClient('a', { invite }).start();
+  await a.client.stop();
+  network.wallOffset = -86_400_000;
+  const b = await new TestClient('a', { text: '192.0.2.2:6000' }).start();
+  expect(b.ready).toMatchObject({ addresses: ['192.168.1.2/24'] });
+});

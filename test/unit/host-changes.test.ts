@@ -85,11 +85,12 @@ test('an address without a route has none, other trouble is an error', async () 
   expect(await codeOf(routeTo('10.0.0.1', {}, host.run))).toBe('COMMAND_FAILED');
 });
 
-test.each(['tun0', 'cvc1a2b3c', 'a.b-c_d', 'tun%d'.replace('%d', '9')])('%s is a device name', (name) =>
-  expect(deviceNameError(name)).toBeNull(),
+test.each(['tun0', 'cvc1a2b3c', 'a.b-c_d', 'tun%d'.replace('%d', '9')])(
+  '%s is a device name',
+  (name) => expect(deviceNameError(name)).toBeNull(),
 );
 test.each(['', '.', '..', 'a/b', 'a b', 'sixteen-letters-'])('%j is no device name', (name) =>
-  expect(deviceNameError(name)?.code).toBe('USAGE'),
+  expect(deviceNameError(name)?.code).toBe('DEVICE_NAME_INVALID'),
 );
 
 test('a change is in the journal before it is made, and gone after its undo', async () => {
@@ -219,7 +220,9 @@ test('the check finds another network with our addresses, and a server inside th
   const setup = new NetworkSetup('cvc0', new Journal(path, host.run), host.run);
   await setup.check(NETWORK, '10.77.1.1', 0);
   ways['10.77.1.1'] = 'cvc0';
-  await expect(setup.check(NETWORK, '10.77.1.1', 0)).rejects.toThrow(/10\.77\.1\.1.*through the tunnel/);
+  await expect(setup.check(NETWORK, '10.77.1.1', 0)).rejects.toThrow(
+    /10\.77\.1\.1.*through the tunnel/,
+  );
   ways['192.168.1.1'] = 'eth0';
   await expect(setup.check(NETWORK, null, 0)).rejects.toThrow(/192\.168\.1\.1 leads to eth0/);
 });
@@ -233,10 +236,17 @@ test('names are looked up in both families and tried against the routes', async 
   const names: Record<string, string[]> = { 'vpn.example': ['10.0.0.9', 'fd00::9', '10.0.0.9'] };
   const lookUp = async (name: string) => {
     if (names[name]) return names[name];
-    throw Object.assign(new Error('x'), { code: name.startsWith('later') ? 'EAI_AGAIN' : 'ENOTFOUND' });
+    throw Object.assign(new Error('x'), {
+      code: name.startsWith('later') ? 'EAI_AGAIN' : 'ENOTFOUND',
+    });
   };
   const at = (...hosts: string[]) =>
-    resolveEndpoints(hosts.map((h) => ({ host: h, port: 1 })), 0, lookUp, host.run);
+    resolveEndpoints(
+      hosts.map((h) => ({ host: h, port: 1 })),
+      0,
+      lookUp,
+      host.run,
+    );
   expect(await at('vpn.example', '10.0.0.8')).toEqual({
     found: [
       { address: '10.0.0.9', port: 1 },
