@@ -16,6 +16,7 @@ import { acquireInstanceLock, type InstanceLock } from '../shared/system/instanc
 import { Journal } from '../shared/system/journal.ts';
 import { type LocalSocket, serveLocalSocket } from '../shared/system/local-socket.ts';
 import { type Run, run } from '../shared/system/run.ts';
+import { offerWireguardSocket, type WireguardSocket } from '../shared/uapi/socket.ts';
 import {
   type Action,
   Connection,
@@ -85,6 +86,7 @@ export class Client {
   #opened: Interface | null = null;
   #setup: NetworkSetup | null = null;
   #others: OtherPeers | null = null;
+  #wireguardSocket: WireguardSocket | null = null;
   #lock: InstanceLock | null = null;
   #socket: LocalSocket | null = null;
   #timer: NodeJS.Timeout | null = null;
@@ -217,6 +219,15 @@ export class Client {
       resolve: (endpoint) => this.#resolve([endpoint]),
     });
     this.#others.start();
+    this.#wireguardSocket = await offerWireguardSocket({
+      name: this.#opened.device,
+      engine: this.#engine,
+      privateKey: () => this.#keys.keyOf(this.#identity),
+      listenPort: () => this.#opened?.port ?? 0,
+      fwmark: plan.fwmark,
+      changedBy: 'vpn-client connect',
+      log: options.log,
+    });
   }
 
   /** Undoes what others can see: routes, addresses, device. */
@@ -227,6 +238,7 @@ export class Client {
       await this.#work;
       this.#report((await this.#setup?.undo()) ?? []);
       this.#engine.close();
+      await this.#wireguardSocket?.close();
     })();
     return this.#takingDown;
   }

@@ -31,6 +31,11 @@ export async function runServer(options: ForegroundOptions): Promise<number> {
   };
   process.on('SIGINT', onSignal);
   process.on('SIGTERM', onSignal);
+  // A closed terminal or a habit must not end the tunnels of everybody.
+  const onHangUp = (): void => {
+    options.log.warn('SIGHUP changes nothing: settings are read at start');
+  };
+  process.on('SIGHUP', onHangUp);
   const { device, port } = server.opened;
   await options.onReady({
     firstInvite: server.firstInvite,
@@ -45,6 +50,7 @@ export async function runServer(options: ForegroundOptions): Promise<number> {
   const reason = await server.stopped;
   process.off('SIGINT', onSignal);
   process.off('SIGTERM', onSignal);
+  process.off('SIGHUP', onHangUp);
   if (reason !== null) throw reason;
   return signal === null ? 0 : SIGNAL_EXIT[signal];
 }

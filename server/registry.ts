@@ -332,7 +332,7 @@ function specOf(member: Member): PeerSpec {
 }
 
 /** What a member may use as source: its own address once it has one, an invite nothing. */
-export function allowedIpsOf(member: Member): readonly string[] {
+function allowedIpsOf(member: Member): readonly string[] {
   if (member.type === 'invite' || member.record.address === null) return [];
   return [`${member.record.address}/32`];
 }

@@ -20,7 +20,7 @@ import { ControlService } from './control-service.ts';
 import { outwardAddress, overlappingLinks, requireTun } from './host-check.ts';
 import { formatIpv4, formatNetwork } from './ipv4.ts';
 import { RefusalLog } from './refusal-log.ts';
-import { allowedIpsOf, type Registry } from './registry.ts';
+import type { Registry } from './registry.ts';
 import { localMethods } from './rpc.ts';
 import { createRegistry, openState, type ServerState } from './state.ts';
 import { readStatus } from './status.ts';
@@ -240,10 +240,6 @@ class Server {
       privateKey: () => this.#state.identity.privateKey,
       listenPort: () => port,
       fwmark: this.#options.configuration.fwmark,
-      allowedIps: (id) => {
-        const member = this.#registry.member(id);
-        return member === undefined ? [] : allowedIpsOf(member);
-      },
       changedBy: 'vpn-server invite and vpn-server revoke',
       log: this.#options.log,
     });

@@ -148,6 +148,7 @@ export class Engine {
     this.#sessions.set(id, session);
     this.#byKey.set(hex, session);
     const now = this.#clock.now();
+    session.allowedIps = allowedIps;
     session.setPresharedKey(spec.presharedKey ?? NO_PRESHARED_KEY);
     session.setPersistentKeepalive(keepalive, now);
     if (endpoint !== undefined) session.endpointChanged(now);
@@ -341,6 +342,7 @@ export class Engine {
     return {
       peer: session.id,
       publicKey: session.publicKey,
+      allowedIps: session.allowedIps,
       endpoint: rows.endpoint(row),
       lastHandshake: session.lastHandshake,
       connected: session.isConnected(this.#clock.now()),

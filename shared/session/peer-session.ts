@@ -82,6 +82,8 @@ export class PeerSession {
   readonly id: PeerId;
   readonly publicKey: PublicKey;
   lastHandshake: WallTime | null = null;
+  /** As the data plane was last told. */
+  allowedIps: readonly string[] = [];
   /** Row of the latest tick that still tells this peer's endpoint; 0: none. */
   #endpointRow = 0;
   readonly #context: SessionContext;
@@ -157,7 +159,10 @@ export class PeerSession {
   /** Handshake now, from attempt 1, whatever the gap; the old source address may be gone. */
   connect(rows: StatsRows, now: number): void {
     this.#attempts = 0;
-    this.#gapUntil = LONG_AGO;
+    // A second initiation right behind one on its way would be refused as a flood, and the answer
+    // to the first would find its handshake gone: then the next tick makes up for it.
+    const sentAt = this.#gapUntil - REKEY_TIMEOUT;
+    this.#gapUntil = this.#pending === null ? LONG_AGO : sentAt + 2 * INITIATION_MIN_GAP;
     const known = rows.get(this.#endpointRow, PeerColumn.peer) === this.id;
     this.#initiate(now, known ? rows.endpoint(this.#endpointRow) : null);
   }

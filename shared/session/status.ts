@@ -19,6 +19,7 @@ import {
 export interface PeerStatus {
   readonly peer: PeerId;
   readonly publicKey: PublicKey;
+  readonly allowedIps: readonly string[];
   /** Where the peer was last heard or configured; without the local source address. */
   readonly endpoint: Endpoint | null;
   /** When the last handshake was completed; null: never. */

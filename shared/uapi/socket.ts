@@ -9,11 +9,10 @@ import { constants } from 'node:os';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import type { PrivateKey } from '../../keys/keypair.ts';
-import type { PeerId } from '../dataplane.ts';
 import { type ErrorCode, VpnError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Engine } from '../session/engine.ts';
-import { type DeviceView, formatDevice, formatErrno, type PeerView } from './reply.ts';
+import { type DeviceView, formatDevice, formatErrno } from './reply.ts';
 import { type DeviceChange, type Request, RequestReader } from './request.ts';
 
 export const SOCKET_DIRECTORY = '/var/run/wireguard';
@@ -99,8 +98,6 @@ export interface OfferOptions {
   readonly privateKey: () => PrivateKey;
   readonly listenPort: () => number;
   readonly fwmark: number;
-  /** Current allowed IPs of a peer, `address/length` each. */
-  readonly allowedIps: (peer: PeerId) => readonly string[];
   /** Who changes peers instead, for the log: "vpn-server invite and vpn-server revoke". */
   readonly changedBy: string;
   readonly log: Logger;
@@ -112,14 +109,12 @@ export interface OfferOptions {
  * refused. Null, with one line in the log, when there can be no socket: the device works without.
  */
 export async function offerWireguardSocket(options: OfferOptions): Promise<WireguardSocket | null> {
-  const { engine, log, allowedIps } = options;
+  const { engine, log } = options;
   const view = (): DeviceView => ({
     privateKey: options.privateKey(),
     listenPort: options.listenPort(),
     fwmark: options.fwmark,
-    peers: [...engine.peers()].map(
-      (state): PeerView => ({ ...state, allowedIps: allowedIps(state.peer) }),
-    ),
+    peers: [...engine.peers()],
   });
   const { name, directory } = options;
   const shared = { name, log: log.child({ changedBy: options.changedBy }) };

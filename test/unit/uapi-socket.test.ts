@@ -186,6 +186,7 @@ test('offered by a server or client shows the device and refuses changes', async
   const peer = {
     ...{ peer: 3 as PeerId, publicKey: new Uint8Array(32).fill(3), endpoint: null },
     ...{ lastHandshake: null, bytesSent: 1, bytesReceived: 2, persistentKeepalive: 0 },
+    allowedIps: ['10.0.0.3/32'],
   };
   const offer = {
     name: 'wg7',
@@ -193,7 +194,6 @@ test('offered by a server or client shows the device and refuses changes', async
     privateKey: () => new Uint8Array(32).fill(9) as PrivateKey,
     listenPort: () => 6000,
     fwmark: 0,
-    allowedIps: (id: PeerId) => [`10.0.0.${id}/32`],
     changedBy: 'vpn-server invite',
     log,
     directory,
