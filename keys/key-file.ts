@@ -172,7 +172,8 @@ function openSealed(path: string, text: string, passphrase: Uint8Array | undefin
   const length = boxAt + KEY_BYTES + nacl.secretbox.overheadLength;
   const [log2N = 0, r = 0, p = 0] = body ?? [];
   const affordable = log2N >= 1 && log2N <= MAX_LOG2_N && r >= 1 && r <= 16 && p >= 1 && p <= 4;
-  if (body?.length !== length || !affordable) {
+  // N must be below 2^(128 * r / 8) (RFC 7914 section 2).
+  if (body?.length !== length || !affordable || log2N >= 16 * r) {
     throw new VpnError('KEY_MALFORMED', `${path} is damaged`);
   }
   const sealingKey = scrypt(passphrase, body.subarray(3, nonceAt), { log2N, r, p });

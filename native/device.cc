@@ -220,7 +220,8 @@ bool Device::send_inner(uint32_t id, const uint8_t* packet, size_t bytes) {
   if (peer == nullptr || bytes > kMaxInnerBytes) return false;
   // The sender pads behind the packet.
   std::vector<uint8_t> padded(bytes + kPadding);
-  std::memcpy(padded.data(), packet, bytes);
+  // A keepalive has no bytes, and may have no address either.
+  if (bytes > 0) std::memcpy(padded.data(), packet, bytes);
   Grant grant;
   const uint32_t mtu = tables_->mtu;
   if (peer->grant(1, Sender::wire_bytes(bytes, mtu), bytes != 0, now_ms(), &grant) !=

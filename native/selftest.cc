@@ -26,6 +26,7 @@ constexpr Part kParts[] = {
     {"event ring", test_event_ring},
     {"checksum", test_checksum},
     {"offload", test_offload},
+    {"outbound queue", test_outbound_queue},
 };
 
 }  // namespace

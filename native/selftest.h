@@ -61,6 +61,7 @@ void test_keypair();
 void test_event_ring();
 void test_checksum();
 void test_offload();
+void test_outbound_queue();
 
 // Reads test vectors as lines of text on stdin and says for each what came out; see selftest.cc.
 int run_vectors();

@@ -70,8 +70,9 @@ class ReceiveBatch {
   [[nodiscard]] const Datagrams& operator[](size_t i) const { return datagrams_[i]; }
 
  private:
-  // What a datagram may be at most, and room for the vector of a full one.
-  static constexpr size_t kSlotBytes = 65'536;
+  // What a datagram may be at most. Not a power of two: 64 KiB apart, small datagrams would all
+  // fall on the same cache sets.
+  static constexpr size_t kSlotBytes = 65'536 + 17 * 64;
   static constexpr size_t kControlBytes = 128;
   // A flight of joined datagrams stays within the second-level cache.
   static constexpr size_t kBulkSlots = 2;

@@ -2,9 +2,11 @@
 #include "worker.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 
 #include <cstdio>
 
@@ -15,14 +17,32 @@ namespace {
 
 enum class Source : uint32_t { kWake, kTun, kUdp4, kUdp6 };
 
-// Frames lie one behind the other; a gap keeps the padding of one out of the next.
-constexpr size_t kFrameGap = 64;
-
 // RFC 6040, normal mode, as kernel WireGuard does it: congestion experienced inside must not be
 // signalled outside, or the outer path would be blamed twice.
 uint8_t outer_ecn(const uint8_t* packet) {
   const uint8_t inner = packet[0] >> 4 == 4 ? packet[1] & 3 : (packet[1] >> 4) & 3;
   return inner == 3 ? 2 : inner;
+}
+
+// Where all cores are busy, the scheduler lets a thread wait for the turns of others, some 3 ms
+// each. Linux 6.12 and later give a thread that asks for shorter turns of its own an earlier one;
+// before, the wish is ignored. Measured: p99 of a ping beside a saturating transfer 5.5 -> 4.9 ms.
+void ask_for_short_turns() {
+  struct {  // struct sched_attr of Linux, which the C library does not have
+    uint32_t size;
+    uint32_t policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime_ns;
+    uint64_t deadline_ns;
+    uint64_t period_ns;
+  } wish{};
+  if (::syscall(SYS_sched_getattr, 0, &wish, sizeof wish, 0) < 0 || wish.policy != SCHED_OTHER) {
+    return;
+  }
+  wish.runtime_ns = 300'000;
+  (void)::syscall(SYS_sched_setattr, 0, &wish, 0);
 }
 
 }  // namespace
@@ -35,9 +55,7 @@ Worker::Worker(Shared& shared, int tun, size_t index, std::unique_ptr<Aead> aead
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       sender_(std::move(aead), shared.offloads, shared.events),
       coalescer_((shared.offloads.load() & offload_bit(Offload::kTunTcp)) != 0,
-                 (shared.offloads.load() & offload_bit(Offload::kTunUdp)) != 0),
-      frames_(std::make_unique_for_overwrite<uint8_t[]>(kFlightBytes + kMaxFrameBytes +
-                                                        kFlightFrames * kFrameGap)) {}
+                 (shared.offloads.load() & offload_bit(Offload::kTunUdp)) != 0) {}
 
 int Worker::start() {
   if (!wake_.valid() || !epoll_.valid()) return EMFILE;
@@ -90,9 +108,10 @@ void Worker::watch() {
 }
 
 void Worker::run() {
+  ask_for_short_turns();
   while (!stopping_.load(std::memory_order_acquire)) {
     epoll_event ready[4];
-    const int n = ::epoll_wait(epoll_.get(), ready, 4, -1);
+    const int n = ::epoll_wait(epoll_.get(), ready, 4, queue_.empty() ? -1 : 0);
     if (shared_.tables.refresh(&tables_, &tables_version_)) {
       route_.known = false;
       watch();
@@ -107,7 +126,7 @@ void Worker::run() {
           break;
         }
         case Source::kTun:
-          drain_tun();
+          read_tun();
           break;
         case Source::kUdp4:
           drain_udp(watched_->v4.get());
@@ -117,39 +136,39 @@ void Worker::run() {
           break;
       }
     }
+    if (!queue_.empty()) send_flight();
   }
 }
 
 // ---- out ----------------------------------------------------------------------------------
 
-// Reads until the tun is empty or a flight is full, then sends runs of frames for one peer under
-// one grant each: one route per super-packet, one reservation of counters and one stamp per run.
-void Worker::drain_tun() {
-  size_t count = 0;
-  size_t used = 0;
-  while (count < kFlightFrames && used < kFlightBytes) {
-    uint8_t* frame = frames_.get() + used;
+// Reads ahead until the tun is empty or the queue is full.
+void Worker::read_tun() {
+  while (uint8_t* frame = queue_.room()) {
     const ssize_t bytes = ::read(tun_, frame, kMaxFrameBytes);
     WorkerCounters::add(counters_.tun_reads);
     if (bytes < 0) {
       if (errno != EAGAIN && errno != EINTR) tun_failed(errno);
-      break;
+      return;
     }
-    if (!splitters_[count].begin(frame, static_cast<size_t>(bytes))) {
+    const OutboundFrame* newest = queue_.push(static_cast<size_t>(bytes));
+    if (newest == nullptr) {
       counters_.drop(DropReason::kMalformed);
-      continue;
+    } else if (loops_back(*newest)) {
+      counters_.drop(DropReason::kRoutingLoop, newest->splitter.count());
+      queue_.drop_newest();
     }
-    if (loops_back(splitters_[count].first(), splitters_[count].last_bytes())) {
-      counters_.drop(DropReason::kRoutingLoop, splitters_[count].count());
-      continue;
-    }
-    used += (static_cast<size_t>(bytes) + kFrameGap + 63) / 64 * 64;
-    count++;
   }
+}
+
+// Sends runs of frames for one peer under one grant each: one route per super-packet, one
+// reservation of counters and one stamp per run.
+void Worker::send_flight() {
+  const size_t count = queue_.take_flight(kFlightBytes, &flight_);
   size_t first = 0;
   Peer* peer = nullptr;
   for (size_t i = 0; i < count; i++) {
-    const Inner inner = classify_outgoing(splitters_[i].first(), splitters_[i].last_bytes());
+    const Inner& inner = flight_[i]->inner;
     Peer* to =
         inner.is_ip() ? tables_->route(inner.destination, inner.kind == Inner::kIpv6) : nullptr;
     if (i > first && to == peer) continue;
@@ -158,13 +177,16 @@ void Worker::drain_tun() {
     peer = to;
   }
   if (count > first) send_frames(first, count, peer);
+  queue_.release();
   sender_.flush(sockets());
 }
 
 // Our own datagrams, routed into the tunnel they make: sealing them again would wrap each one
 // larger and larger until the host drowns.
-bool Worker::loops_back(const uint8_t* packet, size_t bytes) const {
-  const Inner inner = classify_outgoing(packet, bytes);
+bool Worker::loops_back(const OutboundFrame& frame) const {
+  const Inner& inner = frame.inner;
+  const uint8_t* packet = frame.splitter.first();
+  const size_t bytes = frame.splitter.last_bytes();
   if (!inner.is_ip()) return false;
   const bool v6 = inner.kind == Inner::kIpv6;
   const size_t transport = v6 ? kIpv6HeaderBytes : (packet[0] & 15) * size_t{4};
@@ -177,14 +199,14 @@ bool Worker::loops_back(const uint8_t* packet, size_t bytes) const {
 
 void Worker::send_frames(size_t first, size_t last, Peer* peer) {
   if (peer == nullptr) {
-    for (size_t i = first; i < last; i++) no_route(splitters_[i]);
+    for (size_t i = first; i < last; i++) no_route(flight_[i]->splitter);
     return;
   }
   const uint32_t mtu = tables_->mtu;
   size_t packets = 0;
   size_t bytes = 0;
   for (size_t i = first; i < last; i++) {
-    const Splitter& s = splitters_[i];
+    const Splitter& s = flight_[i]->splitter;
     packets += s.count();
     bytes += (s.count() - 1) * Sender::wire_bytes(s.packet_bytes(), mtu) +
              Sender::wire_bytes(s.last_bytes(), mtu);
@@ -201,10 +223,10 @@ void Worker::send_frames(size_t first, size_t last, Peer* peer) {
       return;
   }
   for (size_t i = first; i < last; i++) {
-    const uint8_t ecn = outer_ecn(splitters_[i].first());
+    const uint8_t ecn = outer_ecn(flight_[i]->splitter.first());
     uint8_t* packet;
     size_t packet_bytes;
-    while (splitters_[i].next(&packet, &packet_bytes)) {
+    while (flight_[i]->splitter.next(&packet, &packet_bytes)) {
       sender_.seal(grant, packet, packet_bytes, mtu, ecn, sockets());
     }
   }
@@ -214,7 +236,7 @@ void Worker::stage_frames(size_t first, size_t last, Peer& peer) {
   for (size_t i = first; i < last; i++) {
     uint8_t* packet;
     size_t bytes;
-    while (splitters_[i].next(&packet, &bytes)) sender_.stage(peer, packet, bytes);
+    while (flight_[i]->splitter.next(&packet, &bytes)) sender_.stage(peer, packet, bytes);
   }
 }
 

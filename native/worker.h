@@ -13,6 +13,7 @@
 #include "index_table.h"
 #include "inner.h"
 #include "offload.h"
+#include "outbound_queue.h"
 #include "sender.h"
 #include "tables.h"
 #include "tun.h"
@@ -63,9 +64,8 @@ class Worker {
   [[nodiscard]] uint64_t udp_writes() const { return sender_.calls(); }
 
  private:
-  // A flight from the tun: at most this many frames, and no further read once this many bytes are
-  // there. Bounds what a packet waits for behind others.
-  static constexpr size_t kFlightFrames = 64;
+  // A flight from the tun ends with the super-packet that brings it to this many bytes. Bounds
+  // what packets that arrive meanwhile wait for.
   static constexpr size_t kFlightBytes = 65'536;
   // Messages under one index that are opened and accepted together.
   static constexpr size_t kRunMessages = 64;
@@ -107,8 +107,9 @@ class Worker {
   [[nodiscard]] const UdpSockets& sockets() const { return *tables_->sockets[index_]; }
 
   // worker.cc: out
-  void drain_tun();
-  [[nodiscard]] bool loops_back(const uint8_t* packet, size_t bytes) const;
+  void read_tun();
+  void send_flight();
+  [[nodiscard]] bool loops_back(const OutboundFrame& frame) const;
   void send_frames(size_t first, size_t last, Peer* peer);
   void stage_frames(size_t first, size_t last, Peer& peer);
   void no_route(Splitter& frame);
@@ -141,8 +142,8 @@ class Worker {
   Sender sender_;
   ReceiveBatch receive_;
   Coalescer coalescer_;
-  std::unique_ptr<uint8_t[]> frames_;  // what drain_tun read
-  std::array<Splitter, kFlightFrames> splitters_;
+  OutboundQueue queue_;
+  std::array<OutboundFrame*, OutboundQueue::kFrames> flight_;
   Run run_;
   Route route_;
   Relay relay_;

@@ -152,9 +152,9 @@ export function parseProfile(text: string, name: string): Profile {
     .split(/\r?\n/)
     .entries()) {
     const line = index + 1;
-    const extra = /^\s*#\s*culvert:\s*([\w-]+)\s*=\s*(.*?)\s*$/i.exec(raw);
-    if (extra) draft.extras[extra[1]!] = extra[2]!;
-    const content = raw.replace(/#.*$/, '').trim();
+    const extra = /^\s*#\s*culvert:\s*([\w-]+)\s*=(.*)$/i.exec(raw);
+    if (extra) draft.extras[extra[1]!] = extra[2]!.trim();
+    const content = raw.split('#', 1)[0]!.trim();
     if (content === '') continue;
     const header = content.replace(/\s+/g, '').toLowerCase();
     if (header === '[interface]') {
@@ -223,11 +223,14 @@ function parseLine(
   content: string,
   where: string,
 ): void {
-  const parts = /^([^=]*?)\s*=\s*(.*)$/.exec(content);
-  if (!parts)
-    throw invalid(where, `"${content.slice(0, 20)}" is neither a section nor KEY = VALUE`);
-  const given = parts[1]!.replace(/\s+/g, '');
-  const value = parts[2]!;
+  const cut = content.indexOf('=');
+  const given = content.slice(0, cut).replace(/\s+/g, '');
+  const value = content.slice(cut + 1).trim();
+  if (cut < 0 || !/^[a-z]{1,24}$/i.test(given)) {
+    // Anything but a plain word may be a secret whose name or = is missing.
+    const shown = /^[a-z]{1,24}$/i.test(content) ? `"${content}"` : 'this line';
+    throw invalid(where, `${shown} is neither a section nor KEY = VALUE`);
+  }
   if (section === null) throw invalid(where, `${given} stands before the first section`);
   const known = section === 'interface' ? { ...INTERFACE_KEYS, ...IGNORED_KEYS } : PEER_KEYS;
   const key = Object.keys(known).find((k) => k.toLowerCase() === given.toLowerCase());

@@ -89,7 +89,9 @@ function decode(bytes: Uint8Array): Invite | null {
   while (at < body.length) {
     const end = at + 1 + body[at]!;
     if (end > body.length) return null;
-    endpoints.push(new TextDecoder().decode(body.subarray(at + 1, end)));
+    const endpoint = Buffer.from(body.subarray(at + 1, end)).toString('latin1');
+    if (!/^[\x21-\x7e]+$/.test(endpoint)) return null;
+    endpoints.push(endpoint);
     at = end;
   }
   const count = body[FIXED_BYTES - 1]!;

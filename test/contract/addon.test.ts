@@ -8,12 +8,7 @@
  */
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll } from 'vitest';
-import type {
-  DataPlane,
-  DataPlaneEvent,
-  Interface,
-  OpenOptions,
-} from '../../shared/dataplane.ts';
+import type { DataPlane, DataPlaneEvent, Interface, OpenOptions } from '../../shared/dataplane.ts';
 import { Net } from '../netns/harness.ts';
 import { delay } from '../netns/waiting.ts';
 import { dataPlaneContract } from './data-plane-contract.ts';
@@ -21,9 +16,10 @@ import { LineProcess } from './line-process.ts';
 import type { MakePair, Side, SideOptions } from './pair.ts';
 
 const PROTOCOL = 253;
-/** As long nothing moves before everything is taken to have arrived. */
+/** When nothing moved in so many polls, everything is taken to have arrived. */
 const QUIET_POLLS = 3;
 const POLL_MS = 8;
+const SETTLED_WITHIN_MS = 10_000;
 /** Row words without the columns that change by themselves: everything but DeviceColumn.now. */
 const NOW_COLUMN = 1;
 const STATS_WORDS = 400;
@@ -134,7 +130,9 @@ function open(name: string, options: SideOptions, aead: OpenOptions['aead']): Ad
 
 async function settle(a: AddonSide, b: AddonSide): Promise<void> {
   let before = '';
+  const end = Date.now() + SETTLED_WITHIN_MS;
   for (let quiet = 0; quiet < QUIET_POLLS; ) {
+    if (Date.now() > end) throw new Error('it does not come to rest');
     await delay(POLL_MS);
     // A closed device is gone, and with it the packets on their way to it.
     const state = [a.state(), b.state()];

@@ -25,6 +25,7 @@ export class LineProcess {
   readonly #program: Program;
   readonly #commands: number;
   readonly #answers: number;
+  #silent = false;
 
   /** Starts `file` in a host; it gets the paths of both FIFOs as its last two arguments. */
   constructor(net: Net, host: string, file: string, args: readonly string[]) {
@@ -40,6 +41,7 @@ export class LineProcess {
 
   /** Asks and waits for the answer. Throws what the child reports, or when it does not answer. */
   ask(command: object): unknown {
+    if (this.#silent) throw new Error('it did not answer before');
     writeSync(this.#commands, `${JSON.stringify(command, packBytes)}\n`);
     const { result, error } = JSON.parse(this.#line(), unpackBytes) as Answer;
     if (error !== undefined) throw new Error(error);
@@ -61,7 +63,10 @@ export class LineProcess {
         text += part.toString('utf8', 0, readSync(this.#answers, part));
       } catch (error) {
         if ((error as NodeJS.ErrnoException).code !== 'EAGAIN') throw error;
-        if (Date.now() > end) throw new Error(`no answer: ${this.#program.report()}`);
+        if (Date.now() > end) {
+          this.#silent = true;
+          throw new Error(`no answer: ${this.#program.report()}`);
+        }
         Atomics.wait(nap, 0, 0, PAUSE_MS);
       }
     }

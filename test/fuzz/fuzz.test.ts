@@ -63,13 +63,13 @@ describe.skipIf(seconds > 0)('the fuzz loop', () => {
     const target = planted((input) => {
       const text = Buffer.from(input).toString('latin1');
       if (text.includes('magic') && text.includes('65536')) throw new Error('planted');
-      return text.includes('magic') ? 'magic' : 'none';
+      return text.includes('magic') ? ['magic'] : [];
     });
     const seeds = [Uint8Array.from(Buffer.from('a 1 b'))];
     const said = await fuzz(target, seeds, budget).then(String, String);
     expect(said).toContain('fuzz planted: Error: planted');
     const input = Buffer.from(said.split('\n').at(-1)!, 'base64').toString('latin1');
-    expect(input).toMatch(/magic/);
+    expect(input).toContain('magic');
     expect(await fuzz(target, seeds, budget).then(String, String)).toBe(said);
   });
 
@@ -77,9 +77,11 @@ describe.skipIf(seconds > 0)('the fuzz loop', () => {
     const target = planted((input) => {
       if (input.length > 20_000)
         for (const end = performance.now() + 1100; performance.now() < end; );
-      return 'none';
+      return [];
     });
-    await expect(fuzz(target, [], budget)).rejects.toThrow('takes more than 1000 ms');
+    await expect(fuzz(target, [new Uint8Array(30_000)], budget)).rejects.toThrow(
+      'takes more than 1000 ms',
+    );
   });
 
   test('makes the same inputs from the same seed, other ones from another', () => {

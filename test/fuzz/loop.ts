@@ -59,14 +59,13 @@ export async function fuzz(
   let done = 0;
   const one = (input: Uint8Array): boolean => {
     watchdog.begin(input);
-    const outcome = runOne(target, input, seed);
+    const fresh = runOne(target, input, seed).filter((outcome) => !outcomes.has(outcome));
     done++;
     if (done % 256 === 0 && process.memoryUsage.rss() - before > MAX_GROWTH) {
       throw failure(target, input, seed, 'memory grows without bound');
     }
-    if (outcomes.has(outcome)) return false;
-    outcomes.add(outcome);
-    return true;
+    for (const outcome of fresh) outcomes.add(outcome);
+    return fresh.length > 0;
   };
   try {
     for (const input of pool) one(input);
@@ -84,19 +83,25 @@ export async function fuzz(
 }
 
 /** Runs one input; a slow one gets a second chance, since a machine may stumble. */
-function runOne(target: FuzzTarget, input: Uint8Array, seed: number): string {
+function runOne(target: FuzzTarget, input: Uint8Array, seed: number): readonly string[] {
   for (let chance = 1; ; chance++) {
     const from = process.cpuUsage();
-    let outcome: string;
+    let outcomes: readonly string[];
     try {
-      outcome = target.run(input);
+      outcomes = target.run(input);
     } catch (error) {
-      throw failure(target, input, seed, error instanceof Error ? error.stack! : String(error));
+      throw failure(target, input, seed, describe(error));
     }
     const { user, system } = process.cpuUsage(from);
-    if ((user + system) / 1000 < MAX_CPU_MS) return outcome;
+    if ((user + system) / 1000 < MAX_CPU_MS) return outcomes;
     if (chance === 2) throw failure(target, input, seed, `takes more than ${MAX_CPU_MS} ms`);
   }
+}
+
+/** The error and where in the product or the target it came up. */
+function describe(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  return error.stack!.split('\n    at runOne ')[0]!;
 }
 
 function failure(target: FuzzTarget, input: Uint8Array, seed: number, why: string): Error {

@@ -16,7 +16,7 @@ export interface Material {
 
 /** An input made of `input` by one to eight changes; `input` stays as it is. */
 export function mutate(random: Random, input: Uint8Array, material: Material): Uint8Array {
-  let out = Uint8Array.from(input);
+  let out: Uint8Array = Uint8Array.from(input);
   for (let changes = 1 << random.below(4); changes > 0; changes--) {
     out = random.pick(CHANGES)(random, out, material);
   }
@@ -113,7 +113,8 @@ function replaceNumber(random: Random, input: Uint8Array): Uint8Array {
 /** A piece many times over: what is quadratic or recursive shows in long repetitions only. */
 function repeat(random: Random, input: Uint8Array): Uint8Array {
   const long = random.below(64) === 0;
-  const unit = piece(random, input).subarray(0, 1 + random.below(long ? 4 : 32));
+  const edge = Uint8Array.of(random.pick(EDGES));
+  const unit = long && random.below(2) === 0 ? edge : piece(random, input).subarray(0, 32);
   if (unit.length === 0) return input;
   const times = long ? Math.floor(MAX_INPUT / 2 / unit.length) : 2 + random.below(30);
   const block = new Uint8Array(unit.length * times);

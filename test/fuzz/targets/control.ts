@@ -79,7 +79,7 @@ function checkRoundTrip(message: ControlMessage): void {
 }
 
 /** Both ends of an exchange get the frames; nothing but frames may come out. */
-function exchange(frames: readonly Uint8Array[]): string {
+function exchange(frames: readonly Uint8Array[]): string[] {
   let sent = 0;
   const send = (frame: Uint8Array) => {
     require(frame.length <= MAX_FRAME_BYTES && frame[0] === 0xc0, 'no frame was sent');
@@ -94,14 +94,15 @@ function exchange(frames: readonly Uint8Array[]): string {
     if (incoming?.type === 'request') {
       end.answer({ type: 'refused', id: incoming.request.id, reason: 'serverError' });
     }
-    seen.add(incoming?.type ?? 'none');
+    seen.add(`received ${incoming?.type ?? 'nothing'}`);
     end.tick(i);
   }
   const { malformed, ignored, repeated, rateLimited } = end.counters;
   require(malformed + ignored + repeated + rateLimited <= frames.length, 'counted twice');
   // One answer for each request at most, after our own request.
   require(sent <= 1 + frames.length, 'more answers than frames');
-  return [...seen].sort().join();
+  const counted = Object.entries(end.counters).filter(([, n]) => n > 0);
+  return [...seen, ...counted.map(([name]) => name)];
 }
 
 export const control: FuzzTarget = {
@@ -144,6 +145,6 @@ export const control: FuzzTarget = {
       require(body.length <= MAX_BODY_BYTES, 'a body over the largest');
     }
     const kinds = results.map((r) => (r.type === 'message' ? r.message.type : r.type));
-    return `${[...new Set(kinds)].sort()} ${exchange(frames)}`;
+    return [...kinds, ...exchange(frames)];
   },
 };

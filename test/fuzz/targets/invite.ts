@@ -54,7 +54,7 @@ export const inviteText: FuzzTarget = {
       ['INVITE_NOT_RECOGNISED', 'INVITE_UNSUPPORTED', 'INVITE_DAMAGED'],
       () => parseInvite(text),
     );
-    if ('failure' in read) return read.failure;
+    if ('failure' in read) return [read.failure];
     const found = read.value;
     const count = found.endpoints.length;
     require(count >= 1 && count <= MAX_INVITE_ENDPOINTS, `${count} endpoints`);
@@ -67,6 +67,6 @@ export const inviteText: FuzzTarget = {
     // One text for one invite: no bit of it may be changed unnoticed.
     requireEqual(formatInvite(found), text.replace(/\s+/g, ''), 'the text of this invite');
     attempt(text, ['INVITE_EXPIRED'], () => requireUnexpired(found, 2 ** 31));
-    return `${count} endpoints`;
+    return [`${count} endpoints`];
   },
 };

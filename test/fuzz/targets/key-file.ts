@@ -72,12 +72,12 @@ export const keyFile: FuzzTarget = {
       ['KEY_MALFORMED', 'PASSPHRASE_WRONG', 'KEY_FILE_UNUSABLE'],
       () => readKeyFile(path, passphrase),
     );
-    if ('failure' in read) return read.failure.replace(path, 'FILE');
+    if ('failure' in read) return [read.failure];
     const key = read.value;
     require(key.length === 32, 'key length');
     const copy = inFolder('copy');
     writeKeyFile(copy, key, { replace: true });
     requireEqual(keyToBase64(readKeyFile(copy)), keyToBase64(key), 'written and read again');
-    return Buffer.from(file).toString('latin1').startsWith(HEADER) ? 'opened' : 'plain';
+    return [Buffer.from(file).toString('latin1').startsWith(HEADER) ? 'opened' : 'plain'];
   },
 };

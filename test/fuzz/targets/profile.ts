@@ -76,7 +76,7 @@ export const profile: FuzzTarget = {
     const text = Buffer.from(input).toString('utf8');
     const codes = ['PROFILE_INVALID', 'KEY_MALFORMED'] as const;
     const read = attempt(text, codes, () => parseProfile(text, 'x.conf'));
-    if ('failure' in read) return read.failure;
+    if ('failure' in read) return [read.failure];
     const found = read.value;
     for (const warning of found.warnings) requireNoKey(text, warning);
     for (const key of [found.privateKey, ...found.peers.map((peer) => peer.publicKey)]) {
@@ -87,10 +87,15 @@ export const profile: FuzzTarget = {
     requireEqual(plain(again), plain(found), 'written and read again');
     requireEqual(formatProfile(again), written, 'written twice');
     require(again.warnings.length === 0, 'our own file has warnings');
-    const { peers, ...rest } = found;
-    const keys = Object.entries(rest).filter(
-      ([, v]) => Object(v) !== v || Object.keys(v).length > 0,
-    );
-    return `${keys.map(([name]) => name)} ${peers.slice(0, 2).map((peer) => Object.keys(peer))}`;
+    const { peers, extras, ...rest } = found;
+    const filled = Object.entries(rest).filter(([, value]) => String(value) !== '');
+    return [
+      ...filled.map(([name]) => name),
+      ...peers.slice(0, 9).flatMap(Object.keys),
+      ...[
+        `${Math.min(peers.length, 4)} peers`,
+        `${Math.min(Object.keys(extras).length, 4)} extras`,
+      ],
+    ];
   },
 };
