@@ -7,7 +7,7 @@
     'culvert_ipsec_mb%': '<!(node -p "require(\'fs\').existsSync(\'/usr/include/intel-ipsec-mb.h\') ? 1 : 0")',
     # The data plane: everything but the addon's binding and programs of their own.
     'culvert_sources': [
-      '<!@(node -p "require(\'fs\').readdirSync(\'native\').filter((f) => /[.]cc$/.test(f) && !/^(addon|selftest.*|bench.*)[.]cc$/.test(f)).map((f) => \'native/\' + f).join(\' \')")',
+      '<!@(node -p "require(\'fs\').readdirSync(\'native\').filter((f) => /[.]cc$/.test(f) && !/^(addon|selftest.*|bench.*|fuzz.*)[.]cc$/.test(f)).map((f) => \'native/\' + f).join(\' \')")',
     ],
   },
   'target_defaults': {

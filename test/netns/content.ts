@@ -2,7 +2,9 @@
 import { fileURLToPath } from 'node:url';
 import type { Net } from './harness.ts';
 
-const APPLICATION = fileURLToPath(new URL('applications/content.mjs', import.meta.url));
+const file = (name: string) => fileURLToPath(new URL(`applications/${name}`, import.meta.url));
+const APPLICATION = file('content.mjs');
+const SEGMENTS = file('segments.py');
 const PORT = 5300;
 
 export interface ExchangeOptions {
@@ -42,4 +44,14 @@ export async function exchangeContent(
   const numbers = [PORT, connections, bytes, datagrams, largest, seed * 7919].map(String);
   const args = [APPLICATION, 'exchange', from, to, ...numbers];
   await net.must(host, process.execPath, args, { timeoutMs: 40_000 });
+}
+
+/** The same with UDP datagrams that the application gives to the kernel in one piece. */
+export async function exchangeSegments(
+  net: Net,
+  host: string,
+  from: string,
+  to: string,
+): Promise<void> {
+  await net.must(host, 'python3', [SEGMENTS, from, to, String(PORT)]);
 }

@@ -135,7 +135,9 @@ export async function devicePair(
   const right = await new WgDevice(net, 'right').ready();
   await left.wg('setconf', left.file('conf', text.left));
   await right.wg('setconf', right.file('conf', text.right));
-  left.up('192.168.9.1/24', 'fd99::1/64');
+  // A device notices its link a moment later and answers nothing before; left begins at once.
   right.up('192.168.9.2/24', 'fd99::2/64');
+  await right.program.says(/link up/);
+  left.up('192.168.9.1/24', 'fd99::1/64');
   return { left, right, rightKey: text.rightKey };
 }

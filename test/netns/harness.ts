@@ -38,6 +38,7 @@ export class Net {
   readonly directory: string;
   readonly #tag: string;
   readonly #hosts: readonly string[];
+  readonly #outsideFiles: string[] = [];
   readonly #programs: Program[] = [];
   readonly #outside: HostState;
   readonly #inside = new Map<string, HostState>();
@@ -63,6 +64,11 @@ export class Net {
   namespace(host: string): string {
     if (!this.#hosts.includes(host)) throw new Error(`no host ${host} in this network`);
     return `${this.#tag}-${host}`;
+  }
+
+  /** Removes a file outside every namespace at the end: a killed wireguard-go leaves its socket. */
+  removeAtEnd(file: string): void {
+    this.#outsideFiles.push(file);
   }
 
   /** Connects two hosts by a veth pair. */
@@ -196,6 +202,7 @@ export class Net {
     for (const program of this.#programs) program.signal('SIGKILL');
     for (const host of this.#hosts) removeNamespace(this.namespace(host));
     rmSync(this.directory, { recursive: true, force: true });
+    for (const file of this.#outsideFiles) rmSync(file, { force: true });
     open.delete(this);
   }
 

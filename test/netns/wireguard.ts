@@ -32,6 +32,7 @@ export async function startWireguardGo(
   const name = uniqueDevice();
   const socket = join(SOCKETS, `${name}.sock`);
   rmSync(socket, { force: true });
+  net.removeAtEnd(socket);
   const program = net.start(host, 'wireguard-go', ['-f', name], { env: { LOG_LEVEL: 'error' } });
   await eventually(`${socket} exists`, 10_000, () => existsSync(socket), { program });
   const file = join(net.directory, `${name}.setconf`);

@@ -192,6 +192,7 @@ async function wireguardGo(net: Net): Promise<Subject> {
     writeFileSync(where, `${base64(key)}\n`, { mode: 0o600 });
     return where;
   };
+  net.removeAtEnd(`/var/run/wireguard/${device}.sock`);
   net.start('server', 'wireguard-go', ['-f', device]);
   await eventually('wireguard-go', 5000, async () => {
     await wg('listen-port', String(PORT), 'private-key', file('key', own.privateKey));

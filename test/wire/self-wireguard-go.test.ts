@@ -56,6 +56,7 @@ async function newPeer(outer = '127.0.0.1'): Promise<{ peer: WirePeer; socket: W
 
 beforeAll(async () => {
   net = new Net(['stock']);
+  net.removeAtEnd(`/var/run/wireguard/${device}.sock`);
   // one core: the load that brings out a cookie reply stays small
   net.start('stock', 'taskset', ['-c', '0', 'wireguard-go', '-f', device]);
   await eventually('the device', 5000, () => net.ip('stock', 'link', 'show', device));
