@@ -209,6 +209,37 @@ export function dataPlaneContract(name: string, make: MakePair): void {
       expect(stats(b, A).get(PeerColumn.currentIndex)).toBe(second.forB.localIndex);
     });
 
+    test('the previous key of an initiator still receives', async () => {
+      await connected();
+      install({ b: false }); // a has a new key, b still sends on the old one
+      await pair.settle();
+      b.inject(ipPacket(B1, A1, 'old key'));
+      await pair.settle();
+      expect(texts(a)).toEqual(['old key']);
+    });
+
+    test('an initiator with an unconfirmed next key keeps that and destroys the current', async () => {
+      await connected();
+      const key = (n: number) => new Uint8Array(32).fill(n);
+      const forA = { endpoint: b.endpoint, sendKey: key(201), receiveKey: key(202) };
+      const next = { role: 'responder', localIndex: 0x9000, remoteIndex: 0x9001 } as const;
+      a.plane.installKeypair(B, { ...forA, ...next });
+      const ownKeys = { sendKey: key(203), receiveKey: key(204) };
+      const own = { role: 'initiator', localIndex: 0x9002, remoteIndex: 0x9003 } as const;
+      a.plane.installKeypair(B, { ...forA, ...ownKeys, ...own });
+      b.inject(ipPacket(B1, A1, 'on the key that was current'));
+      await pair.settle();
+      expect(texts(a)).toEqual([]);
+      expect(stats(a, 0).drops('unknownIndex')).toBe(1);
+      const forB = { endpoint: a.endpoint, sendKey: key(202), receiveKey: key(201) };
+      const mirrored = { role: 'initiator', localIndex: 0x9001, remoteIndex: 0x9000 } as const;
+      b.plane.installKeypair(A, { ...forB, ...mirrored });
+      b.inject(ipPacket(B1, A1, 'on the key that was next'));
+      await pair.settle();
+      expect(texts(a)).toEqual(['on the key that was next']);
+      expect(stats(a, B).get(PeerColumn.currentIndex)).toBe(0x9002);
+    });
+
     test('a control frame is an event, padded to 16, and never reaches the tun', async () => {
       await connected();
       expect(a.plane.sendInner(B, Uint8Array.of(0xc0, 1, 2))).toBe(true);

@@ -4,7 +4,7 @@
 import { existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { namespaceOf, SERVER_SEEN_FROM } from '../topology.mjs';
+import { mtuOf, namespaceOf, SERVER_SEEN_FROM } from '../topology.mjs';
 import { INNER, PORT, waitUntilReachable } from './tunnel.mjs';
 
 const START_TIMEOUT_MS = 15_000;
@@ -76,6 +76,12 @@ export async function startClient(
   const argv = [...programOf(root, 'client'), 'connect', '--invite-file', inviteFile, ...at];
   const log = join(folder, `${client}.log`);
   const daemon = processes.start(namespaceOf(client), argv, { log, env: environment(aead) });
+  // The address first: before the tunnel is there, a ping may find another way to the server.
+  const end = Date.now() + START_TIMEOUT_MS;
+  while (mtuOf(client, INNER[client]) === null) {
+    if (Date.now() > end) throw new Error(`client ${client} got no address`);
+    await sleep(50);
+  }
   await waitUntilReachable(processes, client, serverAddress);
   return daemon;
 }
