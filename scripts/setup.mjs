@@ -101,7 +101,12 @@ function npmPackagesMatch() {
 async function buildSqlite() {
   const probe = "new (require('better-sqlite3'))(':memory:').close()";
   if ((await run(process.execPath, ['-e', probe])).code === 0) return;
-  const gyp = [inRoot('node_modules/node-gyp/bin/node-gyp.js'), 'rebuild', '--release', '--jobs=max'];
+  const gyp = [
+    inRoot('node_modules/node-gyp/bin/node-gyp.js'),
+    'rebuild',
+    '--release',
+    '--jobs=max',
+  ];
   await step('better-sqlite3 (compiles SQLite, a minute or two)', () =>
     must(process.execPath, [...gyp, ...nodedir(), '-C', inRoot(SQLITE)]),
   );
