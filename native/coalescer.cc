@@ -117,8 +117,9 @@ bool Coalescer::add(uint8_t* packet, size_t bytes, bool local) {
   }
   const uint16_t fragment = static_cast<uint16_t>(fragment_count_++);
   fragments_[fragment] = {packet, static_cast<uint32_t>(bytes), 0, kNone};
+  const size_t oldest = frame_count_ > kLookBack ? frame_count_ - kLookBack : 0;
+  if (!candidate) close_datagrams(packet, oldest);
   if (candidate) {
-    const size_t oldest = frame_count_ > kLookBack ? frame_count_ - kLookBack : 0;
     for (size_t i = frame_count_; i > oldest; i--) {
       Frame& frame = frames_[i - 1];
       if (!frame.candidate || !same_flow(frame.head, segment)) continue;
@@ -145,6 +146,20 @@ bool Coalescer::add(uint8_t* packet, size_t bytes, bool local) {
   frame.push = candidate && segment.tcp && (packet[segment.transport + 13] & kPush) != 0;
   frame.closed = frame.push;
   return true;
+}
+
+// A fragment or a datagram of a kind that does not join comes between: what follows must not be
+// appended to a frame before it. (TCP's sequence numbers see to that by themselves.)
+void Coalescer::close_datagrams(const uint8_t* packet, size_t oldest) {
+  const bool v6 = packet[0] >> 4 == 6;
+  const size_t addresses = v6 ? 8 : 12;
+  for (size_t i = oldest; i < frame_count_; i++) {
+    Frame& frame = frames_[i];
+    if (!frame.candidate || frame.head.tcp || frame.head.v6 != v6) continue;
+    if (std::memcmp(frame.head.packet + addresses, packet + addresses, v6 ? 32 : 8) == 0) {
+      frame.closed = true;
+    }
+  }
 }
 
 void Coalescer::append(Frame& frame, const Segment& segment) {

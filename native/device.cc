@@ -110,11 +110,21 @@ void Device::publish(std::shared_ptr<Tables> tables) {
   shared_.tables.publish(tables_);
 }
 
+// Waits until no worker holds these any more, so that their port is free when configure() returns.
+// A flight takes well under a millisecond; the bound is for a worker in a long write.
+void Device::release_sockets(const std::vector<std::shared_ptr<UdpSockets>>& sockets) {
+  const auto held = [](const std::shared_ptr<UdpSockets>& pair) { return pair.use_count() > 1; };
+  for (int i = 0; i < 100 && std::ranges::any_of(sockets, held); i++) ::usleep(1000);
+}
+
 Result<Nothing> Device::configure(const Reconfiguration& change, Opened* opened) {
+  const std::vector<std::shared_ptr<UdpSockets>> before = tables_->sockets;
   auto tables = copy_tables();
   if (change.listen.has_value() &&
       (change.listen->port == 0 || change.listen->port != sockets().port)) {
-    Offloads offloads{.udp_gso = true, .udp_gro = true};
+    const uint32_t bits = shared_.offloads.load(std::memory_order_relaxed);
+    Offloads offloads{.udp_gso = (bits & offload_bit(Offload::kUdpGso)) != 0,
+                      .udp_gro = (bits & offload_bit(Offload::kUdpGro)) != 0};
     Result<std::vector<std::shared_ptr<UdpSockets>>> bound =
         bind_udp(*change.listen, workers_.size(), change.fwmark.value_or(fwmark_), &offloads);
     if (!bound.ok()) return bound.failure();
@@ -138,6 +148,7 @@ Result<Nothing> Device::configure(const Reconfiguration& change, Opened* opened)
   if (change.addresses.has_value()) tables->addresses = *change.addresses;
   publish(std::move(tables));
   for (const auto& worker : workers_) worker->wake();
+  if (before != tables_->sockets) release_sockets(before);
   report(opened);
   return Nothing{};
 }

@@ -92,6 +92,7 @@ class Device {
   // A copy of the current tables to change, and the publication of a changed copy.
   [[nodiscard]] std::shared_ptr<Tables> copy_tables() const;
   void publish(std::shared_ptr<Tables> tables);
+  static void release_sockets(const std::vector<std::shared_ptr<UdpSockets>>& sockets);
   void write_device_row(uint64_t* row, size_t columns);
   [[nodiscard]] const UdpSockets& sockets() const { return *tables_->sockets[0]; }
 

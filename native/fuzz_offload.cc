@@ -60,32 +60,50 @@ Flow any_flow(Choices& choices, uint8_t number) {
   return flow;
 }
 
-// What the Coalescer may join. The rest stands alone and may fall behind what its flow joined.
-bool may_join(const Buffer& p) {
+// True of a TCP segment that never joins, whatever is beside it.
+bool stands_alone(const Buffer& p) {
   const bool v6 = p[0] >> 4 == 6;
-  if (!v6 && (p[0] != 0x45 || (load_be16(&p[6]) & 0x3fff) != 0)) return false;
+  if ((v6 ? p[6] : p[9]) != IPPROTO_TCP) return false;
   const size_t transport = v6 ? 40 : 20;
-  const uint8_t protocol = v6 ? p[6] : p[9];
-  const uint8_t* const t = p.data() + transport;
   const size_t bytes = p.size() - transport;
-  if (protocol == IPPROTO_TCP) {
-    const bool plain = bytes > 20 && (t[13] == 0x10 || t[13] == 0x18) && (t[12] & 15) == 0;
-    if (!plain || t[12] < 0x50 || bytes <= (t[12] >> 4) * size_t{4}) return false;
-  } else if (protocol == IPPROTO_UDP) {
-    if (bytes <= 8 || load_be16(t + 4) != bytes || load_be16(t + 6) == 0) return false;
-  } else {
-    return false;
-  }
-  return checksums_right(p, transport, protocol);
+  const uint8_t* const t = p.data() + transport;
+  if (!v6 && (p[0] != 0x45 || (load_be16(&p[6]) & 0x3fff) != 0)) return true;
+  const bool plain = bytes > 20 && (t[13] == 0x10 || t[13] == 0x18) && (t[12] & 15) == 0;
+  if (!plain || t[12] < 0x50 || bytes <= (t[12] >> 4) * size_t{4}) return true;
+  return !checksums_right(p, transport, IPPROTO_TCP);
 }
 
+// What must stay in order: a flow. TCP puts its segments in order by itself, so that one that
+// stands alone, such as a bare acknowledgement, may fall behind those that joined.
 std::string order_of(const Buffer& p) {
-  return flow_of(p) + (may_join(p) ? 'j' : 'a');
+  return flow_of(p) + (stands_alone(p) ? 'a' : 'j');
 }
 
-// Splits exactly what the fuzzer says: header and packet are its own.
+// Splits exactly what the fuzzer says, or a header whose places lie about the packet's end.
 void split_lies(Choices& choices) {
-  for (const Buffer& p : split(choices.rest())) {
+  const uint8_t kind = choices.byte();
+  Buffer frame;
+  if (kind & 1) {
+    frame = choices.rest();
+  } else {
+    const size_t from_end = choices.below(32);
+    const uint16_t other = choices.word();
+    Buffer packet = choices.rest();
+    if (packet.empty()) packet.push_back(0x45);
+    const auto near_end = static_cast<uint16_t>(packet.size() - std::min(packet.size(), from_end));
+    VirtioHeader h{};
+    h.flags = kVirtioNeedsChecksum;
+    h.gso_type = kind >> 1 & 7;
+    h.gso_size = (kind & 16) != 0 ? near_end : other;
+    h.csum_start = (kind & 32) != 0 ? near_end : packet[0] >> 4 == 6 ? 40 : 20;
+    h.csum_offset = (kind & 64) != 0    ? static_cast<uint16_t>(near_end - h.csum_start)
+                    : (kind & 128) != 0 ? 16
+                                        : 6;
+    frame.resize(sizeof h);
+    std::memcpy(frame.data(), &h, sizeof h);
+    frame.insert(frame.end(), packet.begin(), packet.end());
+  }
+  for (const Buffer& p : split(frame)) {
     Coalescer coalescer(true, true);
     Buffer copy = p;
     const size_t version = p.empty() ? 0 : p[0] >> 4;

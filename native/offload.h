@@ -130,6 +130,7 @@ class Coalescer {
   [[nodiscard]] static bool same_flow(const Segment& a, const Segment& b);
   [[nodiscard]] static bool can_append(const Frame& frame, const Segment& segment);
   void append(Frame& frame, const Segment& segment);
+  void close_datagrams(const uint8_t* packet, size_t oldest);
   void patch(Frame& frame);
   static void restore(Frame& frame);
 

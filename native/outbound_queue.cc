@@ -16,15 +16,19 @@ uint8_t flow_of(const Inner& inner, const uint8_t* packet, size_t bytes) {
   for (size_t i = 0; i < (v6 ? 32u : 8u); i += 4) {
     hash = (hash ^ load_le32(inner.source + i)) * 0x9e3779b97f4a7c15;
   }
+  // A TCP connection and a run of pings are flows of their own. All other traffic between two
+  // addresses is one: fragments show no ports, and must not be overtaken by what follows them.
   const size_t transport = v6 ? kIpv6HeaderBytes : (packet[0] & 15) * size_t{4};
   const uint8_t protocol = v6 ? packet[6] : packet[9];
-  // Ports; of ICMP the identifier. A fragment has none, which makes it a flow of its own.
-  const bool fragment = !v6 && (load_be16(packet + 6) & 0x1fff) != 0;
-  if (!fragment && bytes >= transport + 8) {
-    const bool ports = protocol == IPPROTO_TCP || protocol == IPPROTO_UDP;
-    hash = (hash ^ load_le32(packet + transport + (ports ? 0 : 4))) * 0x9e3779b97f4a7c15;
+  const bool fragment = !v6 && (load_be16(packet + 6) & 0x3fff) != 0;
+  const bool ping = v6 ? protocol == IPPROTO_ICMPV6 : protocol == IPPROTO_ICMP;
+  if (!fragment && bytes >= transport + 8 && (protocol == IPPROTO_TCP || ping)) {
+    // Both ports, or the identifier.
+    const uint32_t key = ping ? load_be16(packet + transport + 4) : load_le32(packet + transport);
+    hash = (hash ^ key) * 0x9e3779b97f4a7c15;
+    hash ^= protocol;
   }
-  return static_cast<uint8_t>((hash ^ protocol) * 0x9e3779b97f4a7c15 >> 56);
+  return static_cast<uint8_t>(hash * 0x9e3779b97f4a7c15 >> 56);
 }
 
 }  // namespace

@@ -79,7 +79,10 @@ bool Peer::received(const std::shared_ptr<Keypair>& keypair, size_t packets, siz
   std::lock_guard lock(mutex_);
   activity_.received(packets, bytes, data, now);
   initiation_unanswered_ = false;
-  endpoint_ = from;
+  if (!(endpoint_ == from)) {
+    endpoint_ = from;
+    gso_failures_ = 0;  // of another path
+  }
   if (keypair != next_) return false;
   forget(previous_);
   previous_ = std::move(current_);

@@ -120,7 +120,7 @@ class SendBatch {
  private:
   static constexpr size_t kArenaBytes = 256 * 1024;
   static constexpr size_t kMaxMessages = 64;
-  // Full send buffer: wait this long for room before the message is dropped.
+  // Full send buffer: wait this long for room, once per flush, before messages are dropped.
   static constexpr int kFullWaitMs = 2;
 
   struct Message {
@@ -139,11 +139,13 @@ class SendBatch {
   void handle_error(const UdpSockets& sockets, Message& message, int error, Outcome* outcome);
   int send_one(int socket, const Message& message, size_t offset, size_t bytes);
   int send_each(int socket, const Message& message);
+  void wait_for_room(int socket);
 
   std::unique_ptr<uint8_t[]> arena_;
   size_t used_ = 0;
   size_t count_ = 0;
   bool gso_;
+  bool waited_ = false;  // in this flush, for room in the send buffer
   std::array<Message, kMaxMessages> messages_;
 };
 

@@ -54,6 +54,10 @@ bool source_error(int error) {
          error == EHOSTUNREACH || error == ENODEV;
 }
 
+bool is_full(int error) {
+  return error == EAGAIN || error == ENOBUFS;
+}
+
 }  // namespace
 
 // ---- receive ------------------------------------------------------------------------------
@@ -166,6 +170,7 @@ void SendBatch::append(const Endpoint& to, const std::shared_ptr<Peer>& peer, bo
 
 void SendBatch::flush(const UdpSockets& sockets, Outcome* outcome) {
   size_t first = 0;
+  waited_ = false;
   while (first < count_) first += send_run(sockets, first, outcome);
   for (size_t i = 0; i < count_; i++) messages_[i].peer.reset();
   used_ = 0;
@@ -209,7 +214,7 @@ size_t SendBatch::send_run(const UdpSockets& sockets, size_t first, Outcome* out
     if (header.msg_controllen == 0) header.msg_control = nullptr;
   }
   if (n == 0) {
-    (void)send_each(socket, messages_[first]);
+    handle_error(sockets, messages_[first], EMSGSIZE, outcome);
     return 1;
   }
   outcome->calls++;
@@ -219,31 +224,39 @@ size_t SendBatch::send_run(const UdpSockets& sockets, size_t first, Outcome* out
   return 1;
 }
 
-// The first message of a run failed: find out what of it the path does not take.
+// The first message of a run failed: find out what of it the path does not take. Segmentation
+// comes first: kernels before 6.14 say EINVAL both to segments above the path's MTU and to a
+// source address that is gone, and only the second must change where packets leave from.
 void SendBatch::handle_error(const UdpSockets& sockets, Message& m, int error, Outcome* outcome) {
   const int socket = sockets.of(m.to.family());
+  const bool refused = error == EINVAL || error == EMSGSIZE || error == EOPNOTSUPP;
+  if (m.segments > 1 && (refused || error == EIO)) {
+    if (error == EIO) {
+      gso_ = false;
+      outcome->gso_error = error;
+    }
+    error = send_each(socket, m);
+    if (refused && error == 0 && m.peer != nullptr) m.peer->gso_failed();
+  }
   if (source_error(error) && has_source(m.to)) {
     // The address we were asked at may be gone; the kernel knows another.
     m.to.forget_source();
     if (m.peer != nullptr) m.peer->forget_source();
-    error = send_one(socket, m, m.offset, m.bytes);
+    error = send_each(socket, m);
   }
-  if (error != 0 && m.segments > 1) {
-    if (error == EIO) {
-      gso_ = false;
-      outcome->gso_error = error;
-      error = send_each(socket, m);
-    } else if (error == EINVAL || error == EMSGSIZE || error == EOPNOTSUPP) {
-      if (m.peer != nullptr) m.peer->gso_failed();
-      error = send_each(socket, m);
-    }
-  }
-  if ((error == EAGAIN || error == ENOBUFS) && socket >= 0) {
-    pollfd ready{socket, POLLOUT, 0};
-    (void)::poll(&ready, 1, kFullWaitMs);
+  if (is_full(error)) {
+    wait_for_room(socket);
     error = send_one(socket, m, m.offset, m.bytes);
   }
   if (error != 0 && m.peer != nullptr) m.peer->count_drop(DropReason::kSendFailed, m.segments);
+}
+
+// Once per flush: all peers share the socket's buffer, and the packets of the others must not wait
+// for one slow way again and again.
+void SendBatch::wait_for_room(int socket) {
+  if (std::exchange(waited_, true)) return;
+  pollfd ready{socket, POLLOUT, 0};
+  (void)::poll(&ready, 1, kFullWaitMs);
 }
 
 int SendBatch::send_one(int socket, const Message& m, size_t offset, size_t bytes) {
@@ -271,12 +284,14 @@ int SendBatch::send_each(int socket, const Message& m) {
   for (size_t at = 0; at < m.bytes; at += m.segment_bytes) {
     const size_t bytes = std::min<size_t>(m.segment_bytes, m.bytes - at);
     int result = send_one(socket, m, m.offset + at, bytes);
-    if (result == EAGAIN || result == ENOBUFS) {
-      pollfd ready{socket, POLLOUT, 0};
-      (void)::poll(&ready, 1, kFullWaitMs);
+    if (is_full(result)) {
+      wait_for_room(socket);
       result = send_one(socket, m, m.offset + at, bytes);
     }
-    if (result != 0) error = result;
+    // The others would fail in the same way.
+    if (source_error(result)) return result;
+    // A full buffer was waited for already; what is lost is lost.
+    if (result != 0) error = is_full(result) ? ENOMEM : result;
   }
   return error;
 }

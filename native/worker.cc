@@ -128,11 +128,12 @@ void Worker::run() {
         case Source::kTun:
           read_tun();
           break;
+        // A family may have gone with a change of sockets since the kernel reported it.
         case Source::kUdp4:
-          drain_udp(watched_->v4.get());
+          if (watched_->v4.valid()) drain_udp(watched_->v4.get());
           break;
         case Source::kUdp6:
-          drain_udp(watched_->v6.get());
+          if (watched_->v6.valid()) drain_udp(watched_->v6.get());
           break;
       }
     }
@@ -248,11 +249,11 @@ void Worker::no_route(Splitter& frame) {
   if (!frame.next(&packet, &bytes)) return;
   const Inner inner = classify_inner(packet, bytes);
   if (!inner.is_ip() || !icmp_allowed()) return;
-  const uint8_t* source = tables_->own_address(inner.kind == Inner::kIpv6);
-  if (source == nullptr) return;
+  // In the name of the address that nobody has: a packet from our own address would be refused as
+  // a martian by the kernel it is for.
   uint8_t reply[kMaxIcmpBytes];
   const size_t n =
-      build_icmp_error(IcmpError::kUnreachable, packet, inner.length, source, 0, reply);
+      build_icmp_error(IcmpError::kUnreachable, packet, inner.length, inner.destination, 0, reply);
   if (n == 0) return;
   to_tun(reply, n, false);
   flush_tun();

@@ -47,15 +47,17 @@ const SANITIZERS = '-fsanitize=address,undefined';
 const GUIDED = '-fsanitize=fuzzer';
 const FLAGS = [
   ...['-std=c++20', '-O1', '-g', '-fno-exceptions', '-fno-rtti', '-fvisibility=hidden'],
-  ...['-Wall', '-Wextra', '-Werror', SANITIZERS, '-fno-sanitize-recover=all'],
-  '-fno-omit-frame-pointer',
+  ...[SANITIZERS, '-fno-sanitize-recover=all', '-fno-omit-frame-pointer'],
 ];
+// The product's warnings are its own build's affair, whose compiler is another.
+const STRICT = ['-Wall', '-Wextra', '-Werror'];
 // The tunnel calls a worker's loop itself instead of starting its thread: runs repeat exactly.
-const TWIN_FLAGS = [...FLAGS, '-fno-access-control'];
+const TWIN_FLAGS = [...FLAGS, ...STRICT, '-fno-access-control'];
 
 function flagsOf(file) {
   if (!file.startsWith('fuzz_')) return [...FLAGS, GUIDED];
-  return file.slice('fuzz_'.length, -'.cc'.length) in NATIVE ? [...FLAGS, GUIDED] : TWIN_FLAGS;
+  const isTarget = file.slice('fuzz_'.length, -'.cc'.length) in NATIVE;
+  return isTarget ? [...FLAGS, ...STRICT, GUIDED] : TWIN_FLAGS;
 }
 
 // ---- C++ ------------------------------------------------------------------------------------
