@@ -133,7 +133,12 @@ function readSecretText(path: string): string {
   }
   try {
     const { mode, size } = fstatSync(fd);
-    if ((mode & 0o170000) === 0o100000 && (mode & 0o077) !== 0) {
+    // A pipe is welcome (`connect <(pass show office)` arrives as one); an endless device is not.
+    const kind = mode & 0o170000;
+    if (kind !== 0o100000 && kind !== 0o010000) {
+      throw new VpnError('KEY_FILE_UNUSABLE', `${path} is neither a file nor a pipe`);
+    }
+    if (kind === 0o100000 && (mode & 0o077) !== 0) {
       const bits = (mode & 0o777).toString(8).padStart(4, '0');
       throw new VpnError(
         'KEY_FILE_READABLE_BY_OTHERS',

@@ -335,7 +335,11 @@ void Tunnel::check_sent() {
       return one.remote_index == load_le32(&m[4]);
     });
     REQUIRE(s != sessions.end());
-    REQUIRE(kernel.now < s->born + 180'000 && s->seen.insert(load_le64(&m[8])).second);
+    REQUIRE(kernel.now < s->born + 180'000);
+    // What was sent in part before an error may be sent again, to the byte.
+    const auto [used, first] = s->seen.try_emplace(load_le64(&m[8]), m);
+    REQUIRE(first || used->second == m);
+    if (!first) continue;
     PeerModel& p = peers[s->peer];
     REQUIRE(sent.to.family() == p.endpoint.family() && sent.to.port() == p.endpoint.port());
     REQUIRE(std::memcmp(sent.to.address(), p.endpoint.address(), sent.to.address_bytes()) == 0);
@@ -379,6 +383,14 @@ bool Tunnel::is_own_icmp(const Buffer& p) const {
   return tables->is_local(inner.source, v6) && (v6 ? p[6] == 58 : p[9] == 1);
 }
 
+// The answer to an application whose packet has no way: ICMP in the name of nobody's address.
+bool Tunnel::is_unreachable(const Buffer& p) const {
+  const Inner inner = classify_inner(p.data(), p.size());
+  const bool v6 = inner.kind == Inner::kIpv6;
+  return inner.length == p.size() && owner(inner.source, v6) == nullptr &&
+         (v6 ? p[6] == 58 : p[9] == 1);
+}
+
 // What was written to the tun is what peers sent here, each packet once.
 void Tunnel::check_written() {
   for (Buffer& frame : kernel.written) {
@@ -392,7 +404,7 @@ void Tunnel::check_written() {
       REQUIRE(inner.is_ip() && inner.length == bytes);
       const bool local = tables->is_local(inner.destination, inner.kind == Inner::kIpv6);
       const auto found = to_tun_.find(comparable(p, local));
-      REQUIRE(found != to_tun_.end() || is_own_icmp(p));
+      REQUIRE(found != to_tun_.end() || is_unreachable(p));
       if (found != to_tun_.end()) to_tun_.erase(found);
     }
   }

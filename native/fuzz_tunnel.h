@@ -24,9 +24,9 @@ struct Session {
   uint64_t born = 0;
   std::unique_ptr<Keypair> other;  // the peer's end of it
   bool live = true;
-  uint64_t next = 0;            // counter the peer uses next
-  std::set<uint64_t> accepted;  // counters the worker must have taken
-  std::set<uint64_t> seen;      // counters the worker used
+  uint64_t next = 0;                // counter the peer uses next
+  std::set<uint64_t> accepted;      // counters the worker must have taken
+  std::map<uint64_t, Buffer> seen;  // counters the worker used, and for what
 };
 
 // A peer as the model sees it.
@@ -103,6 +103,7 @@ class Tunnel {
   void check_rows();
   [[nodiscard]] int find(uint32_t local_index) const;
   [[nodiscard]] bool is_own_icmp(const Buffer& packet) const;
+  [[nodiscard]] bool is_unreachable(const Buffer& packet) const;
 
   uint32_t indices_ = 0;
   // What the operation under way must or may bring about.

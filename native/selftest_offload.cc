@@ -317,6 +317,14 @@ void test_not_joined() {
   Shape third{.seq = 1500};
   CHECK(frames_of({a, make_packet(second, random.bytes(500)), make_packet(third, payload)},
                   false) == 2);
+  // A datagram that does not join stands between its neighbours: the later one waits behind it.
+  const Shape datagram{.tcp = false};
+  const Packet small = make_packet(datagram, random.bytes(100));
+  CHECK(frames_of({small, small}, false) == 1);
+  CHECK(frames_of({small, make_packet(datagram, {}), small}, false) == 3);
+  Packet piece = small;
+  piece[6] = 0x20;
+  CHECK(frames_of({small, piece, small}, false) == 3);
   Coalescer off(false, false);
   Packet x = a;
   Packet y = b;

@@ -18,6 +18,7 @@ size_t write_frame(uint8_t* room, uint16_t flow, uint32_t number, size_t payload
   p[0] = 0x45;
   p[9] = IPPROTO_UDP;
   store_be16(p + 2, static_cast<uint16_t>(28 + payload));
+  store_be16(p + 14, flow);  // source address
   store_be16(p + 20, flow);
   store_le32(p + 28, number);
   return sizeof(VirtioHeader) + 28 + payload;

@@ -2,7 +2,7 @@
  * The running server: makes every part, connects them, keeps the tick, and takes all of it down
  * again. The only file of the server that constructs things; decides nothing itself.
  */
-import { realpathSync } from 'node:fs';
+import { existsSync, realpathSync, rmSync } from 'node:fs';
 import type { PublicKey } from '../keys/keypair.ts';
 import { bootClock as clock, createDataPlane } from '../native/index.ts';
 import { toHex } from '../shared/bytes.ts';
@@ -59,12 +59,15 @@ export interface RunningServer {
  */
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
   requireTun();
+  const isNew = !existsSync(options.stateDirectory);
   const state = openState(options.stateDirectory);
   const server = new Server(options, state);
   try {
     return await server.start();
   } catch (error) {
     await server.close();
+    // A first start that fails changes nothing: nobody has seen the identity it made.
+    if (isNew) rmSync(options.stateDirectory, { recursive: true, force: true });
     throw error;
   }
 }
@@ -87,7 +90,7 @@ class Server {
   readonly #refusals: RefusalLog;
   readonly #administration: Administration;
   readonly #connected = new Set<PeerId>();
-  /** Connected since the last tick: where they are is written down soon. */
+  /** Connected in this turn of the event loop. */
   #arrivals: PeerId[] = [];
   #opened: Interface | null = null;
   #socket: LocalSocket | null = null;
@@ -282,16 +285,17 @@ class Server {
     this.#engine.tick();
     this.#ticks += 1;
     for (const id of this.#reconnects.splice(0, RECONNECTS_PER_TICK)) this.#engine.connect(id);
-    if (this.#ticks % SIGHTING_TICKS === 0) {
-      this.#trySightings(this.#engine.peers());
-    } else if (this.#arrivals.length > 0) {
-      const arrived = this.#arrivals.map((id) => this.#engine.peer(id));
-      this.#trySightings(arrived.filter((status) => status !== undefined));
-    }
-    this.#arrivals = [];
+    if (this.#ticks % SIGHTING_TICKS === 0) this.#trySightings(this.#engine.peers());
     if (this.#ticks % PRUNE_TICKS === 0) {
       this.#tryStore(() => this.#registry.prune(clock.wall().seconds));
     }
+  }
+
+  #recordArrivals(): void {
+    const arrived = new Set(this.#arrivals);
+    this.#arrivals = [];
+    if (this.#closing !== null) return;
+    this.#trySightings([...this.#engine.peers()].filter((status) => arrived.has(status.peer)));
   }
 
   #trySightings(statuses: Iterable<PeerStatus>): void {
@@ -345,7 +349,9 @@ class Server {
   #established(peer: PeerId, from: string): void {
     if (this.#connected.has(peer)) return;
     this.#connected.add(peer);
-    this.#arrivals.push(peer);
+    // Where a peer is must be known after a kill -9, too: written at once, together with those
+    // that arrive in the same turn.
+    if (this.#arrivals.push(peer) === 1) setImmediate(() => this.#recordArrivals());
     const member = this.#registry.member(peer);
     const what = member?.type === 'invite' ? 'invite used' : 'peer connected';
     this.#options.log.info({ peer: member?.record.name, from }, what);
