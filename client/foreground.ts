@@ -2,6 +2,7 @@
 import { networkText, parseCidr } from '../shared/cidr.ts';
 import type { VpnError } from '../shared/errors.ts';
 import type { Output } from '../shared/program.ts';
+import { requireTun } from '../shared/system/require-tun.ts';
 import { Client, type ClientOptions, thisHost } from './client.ts';
 import type { ClientStatus } from './status.ts';
 
@@ -15,6 +16,7 @@ export async function runClient(
   options: Omit<ClientOptions, 'onStage' | 'onNote' | 'onReady'>,
   output: Output,
 ): Promise<number> {
+  requireTun();
   const client = new Client(
     {
       ...options,

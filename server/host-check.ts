@@ -1,28 +1,13 @@
 /**
- * Questions to the host before and while the server runs: may we make a tun, which address do
- * others reach us at, which networks are already here. Changes nothing.
+ * Questions to the host before and while the server runs: which address do others reach us at,
+ * which networks are already here. Changes nothing.
  */
-import { existsSync, readFileSync } from 'node:fs';
 import { isIPv4 } from 'node:net';
 import { type Cidr, cidrText, overlaps, parseCidr } from '../shared/cidr.ts';
-import { VpnError } from '../shared/errors.ts';
 import { readLinks, routeTo } from '../shared/system/link.ts';
 
-/** Bit of CAP_NET_ADMIN in capability masks (capability.h of Linux). */
-const CAP_NET_ADMIN = 12n;
 /** TEST-NET-1 (RFC 5737): any address out there; nothing is sent to it. */
 const OUTSIDE = '192.0.2.1';
-
-/** Throws VpnError NO_TUN_DEVICE or NO_NET_ADMIN when no tun can be made here. */
-export function requireTun(): void {
-  if (!existsSync('/dev/net/tun')) {
-    throw new VpnError('NO_TUN_DEVICE', 'there is no /dev/net/tun');
-  }
-  const mask = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync('/proc/self/status', 'latin1'))?.[1];
-  if (((BigInt(`0x${mask ?? '0'}`) >> CAP_NET_ADMIN) & 1n) === 0n) {
-    throw new VpnError('NO_NET_ADMIN', 'this process does not have CAP_NET_ADMIN');
-  }
-}
 
 /**
  * The address that others most likely reach this host at: the source of the default route, else

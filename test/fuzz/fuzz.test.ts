@@ -2,10 +2,10 @@
  * The fuzz targets in TypeScript: the kept corpus and a fixed number of changed inputs, the same in
  * every run. scripts/fuzz.mjs runs this file for longer and with other seeds:
  *   CULVERT_FUZZ_TARGET (one name), CULVERT_FUZZ_SECONDS, CULVERT_FUZZ_SEED,
- *   CULVERT_FUZZ_KEEP=1 adds inputs with a new outcome to the corpus
+ *   CULVERT_FUZZ_KEEP=1 makes the corpus the shortest inputs that bring about all that was found
  */
 import { createHash } from 'node:crypto';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { corpusFolder, fuzz, readCorpus } from './loop.ts';
@@ -22,11 +22,20 @@ const chosen = TARGETS.filter(({ name }) => (CULVERT_FUZZ_TARGET ?? name) === na
 const INPUTS = 400;
 const LARGEST_KEPT = 4096;
 
-function keep(name: string, inputs: readonly Uint8Array[]): void {
-  mkdirSync(corpusFolder(name), { recursive: true });
-  for (const input of inputs.filter(({ length }) => length <= LARGEST_KEPT)) {
-    const file = createHash('sha1').update(input).digest('hex');
-    writeFileSync(join(corpusFolder(name), file), input);
+/** Makes the kept corpus the shortest inputs, old and new, that bring all outcomes about. */
+function keep(target: FuzzTarget, found: readonly Uint8Array[]): void {
+  const seen = new Set(target.seeds.flatMap((seed) => target.run(seed)));
+  const inputs = [...readCorpus(target.name).values(), ...found]
+    .filter(({ length }) => length <= LARGEST_KEPT)
+    .sort((a, b) => a.length - b.length);
+  const folder = corpusFolder(target.name);
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+  for (const input of inputs) {
+    const outcomes = target.run(input).filter((outcome) => !seen.has(outcome));
+    if (outcomes.length === 0) continue;
+    for (const outcome of outcomes) seen.add(outcome);
+    writeFileSync(join(folder, createHash('sha1').update(input).digest('hex')), input);
   }
 }
 
@@ -41,7 +50,7 @@ describe('no input breaks', () => {
           : { inputs: INPUTS, seconds: Number.POSITIVE_INFINITY, seed };
       const report = await fuzz(target, readCorpus(name).values(), budget);
       expect(report.outcomes.size).toBeGreaterThan(2);
-      if (CULVERT_FUZZ_KEEP) keep(name, report.found);
+      if (CULVERT_FUZZ_KEEP) keep(target, report.found);
       if (seconds > 0) {
         const { inputs, outcomes, found } = report;
         console.log(
