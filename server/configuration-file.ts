@@ -39,7 +39,7 @@ export function parseConfiguration(
   known: readonly string[],
 ): Map<string, FileSetting> {
   const lines = new LineCounter();
-  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
+  const document = parseYaml(text, name, lines);
   const whereIs = (offset: number): string => {
     const { line, col } = lines.linePos(offset);
     return `${name}:${line}:${col}`;
@@ -71,6 +71,15 @@ export function parseConfiguration(
   };
   walk(document.contents, '', `${name}:1:1`);
   return settings;
+}
+
+/** The document with its errors; the parser itself gives up on thousands of levels. */
+function parseYaml(text: string, name: string, lineCounter: LineCounter) {
+  try {
+    return parseDocument(text, { lineCounter, prettyErrors: false });
+  } catch (cause) {
+    throw new VpnError('CONFIG_INVALID', `${name}:1:1 the file is nested too deep`, { cause });
+  }
 }
 
 function unknownKey(path: string, known: readonly string[]): string {

@@ -19,6 +19,7 @@ const SEEDS = [
   'netwrk: 10.0.0.0/8\n',
   'push: {routes: &a [1, 2], dns: *a}\n',
   '%YAML 1.1\n---\nlog: !!binary aGk=\n',
+  `mtu: ,${'k[ s: *or'.repeat(3500)}\n`,
 ];
 
 /** What no configuration may get wrong, wherever it came from. */
