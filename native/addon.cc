@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "device.h"
+#include "process.h"
 
 namespace culvert {
 namespace {
@@ -447,7 +448,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
   std::unique_ptr<Device> device_;
 };
 
-// ---- clock and back ends --------------------------------------------------------------------
+// ---- clock, back ends, process --------------------------------------------------------------
 
 // now(): milliseconds of CLOCK_BOOTTIME.
 Napi::Value now(const Napi::CallbackInfo& info) {
@@ -472,11 +473,26 @@ Napi::Value aead_backends(const Napi::CallbackInfo& info) {
   return names;
 }
 
+// sendUnixDatagram(path, text): undefined or failure.
+Napi::Value send_unix_datagram(const Napi::CallbackInfo& info) {
+  const std::string path = text(info[0]);
+  const Result<Nothing> sent = culvert::send_unix_datagram(path, text(info[1]));
+  return sent.ok() ? info.Env().Undefined() : from_failure(info.Env(), sent.failure(), path);
+}
+
+// forbidCoreDumps(): undefined or failure.
+Napi::Value forbid_core_dumps(const Napi::CallbackInfo& info) {
+  const Result<Nothing> done = culvert::forbid_core_dumps();
+  return done.ok() ? info.Env().Undefined() : from_failure(info.Env(), done.failure());
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("NativeDevice", NativeDevice::define(env));
   exports.Set("now", Napi::Function::New<now>(env));
   exports.Set("wall", Napi::Function::New<wall>(env));
   exports.Set("aeadBackends", Napi::Function::New<aead_backends>(env));
+  exports.Set("sendUnixDatagram", Napi::Function::New<send_unix_datagram>(env));
+  exports.Set("forbidCoreDumps", Napi::Function::New<forbid_core_dumps>(env));
   return exports;
 }
 

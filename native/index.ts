@@ -1,7 +1,7 @@
 /**
- * The only loader of the addon: DataPlane over native/addon.cc, the boot clock, and the names of
- * the AEAD back ends. Turns failures of the system into VpnErrors and hands on events in turns
- * that leave room for the rest of the program.
+ * The only loader of the addon: DataPlane over native/addon.cc, the boot clock, the names of the
+ * AEAD back ends, and what only native code can ask of the kernel. Turns failures of the system
+ * into VpnErrors and hands on events in turns that leave room for the rest of the program.
  */
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -52,6 +52,8 @@ interface Addon {
   now(): number;
   wall(): WallTime;
   aeadBackends(): ('ipsec-mb' | 'openssl')[];
+  sendUnixDatagram(path: string, text: string): Failure | undefined;
+  forbidCoreDumps(): Failure | undefined;
 }
 
 let loaded: Addon | undefined;
@@ -84,6 +86,24 @@ export const bootClock: Clock = {
 /** AEAD back ends that were built in and work on this CPU, best first. */
 export function aeadBackends(): readonly ('ipsec-mb' | 'openssl')[] {
   return addon().aeadBackends();
+}
+
+/**
+ * Sends one datagram to the unix socket at `path` (`@name`: an abstract one) without waiting.
+ * Result: null, or what failed.
+ */
+export function sendUnixDatagram(path: string, text: string): string | null {
+  const failure = addon().sendUnixDatagram(path, text);
+  return failure === undefined ? null : describe(failure);
+}
+
+/**
+ * Keeps the memory of this process, which holds keys, out of core dumps and from other processes
+ * of its user. Result: null, or what failed.
+ */
+export function forbidCoreDumps(): string | null {
+  const failure = addon().forbidCoreDumps();
+  return failure === undefined ? null : describe(failure);
 }
 
 /** A data plane that carries packets of this host; open() makes its device. */

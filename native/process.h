@@ -1,0 +1,19 @@
+// process.h - what the running program asks of the kernel and Node cannot: datagrams to a unix
+// socket, and no core dumps. Thread: JS thread.
+#pragma once
+
+#include <string>
+
+#include "base.h"
+
+namespace culvert {
+
+// Sends one datagram to the unix socket at `path`; `@name` is an abstract one, as systemd writes
+// them. Never waits: a full socket is EAGAIN.
+Result<Nothing> send_unix_datagram(const std::string& path, const std::string& text);
+
+// Keeps this process out of core dumps, also those that go to a pipe, and its memory from other
+// processes of its user: it holds keys. Lost at exec, so children are as they would be.
+Result<Nothing> forbid_core_dumps();
+
+}  // namespace culvert

@@ -1,0 +1,61 @@
+/**
+ * nftables through `nft`: one script applied as a whole or not at all, and the ruleset of this
+ * network namespace read as data. Knows the shape of nft's JSON, not what rules are for.
+ */
+import type { Run } from './run.ts';
+import { run } from './run.ts';
+
+/** A statement of a rule, such as `{"match": ...}` or `{"accept": null}` (libnftables-json(5)). */
+export type NftStatement = Readonly<Record<string, unknown>>;
+
+export interface NftRule {
+  readonly family: string;
+  readonly table: string;
+  readonly chain: string;
+  readonly expr: readonly NftStatement[];
+}
+
+export interface NftChain {
+  readonly family: string;
+  readonly table: string;
+  readonly name: string;
+  /** Absent: a chain that is only jumped to. */
+  readonly hook?: string;
+  readonly policy?: string;
+}
+
+export interface NftRuleset {
+  readonly chains: readonly NftChain[];
+  /** In the order of their chains. */
+  readonly rules: readonly NftRule[];
+}
+
+/** Applies `script` in one transaction. Errors: COMMAND_MISSING, COMMAND_FAILED. */
+export async function applyNft(script: string, runner: Run = run): Promise<void> {
+  await runner('nft', ['-f', '-'], { input: script });
+}
+
+/** Arguments of `nft` that remove a table with all that is in it. */
+export function deleteTableArgs(family: string, table: string): string[] {
+  return ['delete', 'table', family, table];
+}
+
+/** Every table of this network namespace. Errors: COMMAND_MISSING, COMMAND_FAILED. */
+export async function readRuleset(runner: Run = run): Promise<NftRuleset> {
+  const { stdout } = await runner('nft', ['-j', 'list', 'ruleset']);
+  return parseRuleset(stdout);
+}
+
+/** The ruleset in what `nft -j list ruleset` printed. */
+export function parseRuleset(json: string): NftRuleset {
+  const { nftables = [] } = JSON.parse(json || '{}') as { nftables?: NftObject[] };
+  return {
+    chains: nftables.flatMap(({ chain }) => (chain === undefined ? [] : [chain])),
+    rules: nftables.flatMap(({ rule }) => (rule === undefined ? [] : [rule])),
+  };
+}
+
+interface NftObject {
+  readonly chain?: NftChain;
+  readonly rule?: NftRule;
+}
