@@ -19,8 +19,11 @@ export class Liveness {
   /** Data sent up to here has had its handshake: only newer data starts another wait. */
   #judgedUntil = 0;
 
-  /** Stamp of data received that needs no passive keepalive any more. */
+  /** Stamp of data received that needs no passive keepalive any more, and since when not. */
   #passiveDone = 0;
+  #passiveDoneAt = 0;
+  /** Stamp of the first data seen after that, while the data plane still shows the old one. */
+  #laterReceived = 0;
   /** End of a further round of waiting after a passive keepalive. */
   #roundAt = NEVER;
   #keepaliveSent = 0;
@@ -50,9 +53,11 @@ export class Liveness {
     this.#keepaliveSent = now;
   }
 
-  /** Data received up to `stamp` gets no passive keepalive any more. */
-  stopPassive(stamp: number): void {
+  /** Data received up to `now` gets no passive keepalive any more; `stamp`: of its first. */
+  stopPassive(stamp: number, now: number): void {
     this.#passiveDone = stamp;
+    this.#passiveDoneAt = now;
+    this.#laterReceived = 0;
     this.#roundAt = NEVER;
   }
 
@@ -61,7 +66,7 @@ export class Liveness {
     this.#waitingSince = 0;
     this.#deadPeerAt = NEVER;
     this.#judgedUntil = now;
-    this.stopPassive(received);
+    this.stopPassive(received, now);
   }
 
   /** True once when data that was sent stayed without any answer for 15 s and the jitter. */
@@ -95,18 +100,26 @@ export class Liveness {
    * time, one further round of 10 s follows the keepalive, unless something is sent in it.
    */
   isPassiveDue(rows: StatsRows, row: number, now: number): boolean {
-    const received = rows.get(row, PeerColumn.firstUnansweredReceived);
+    const stamp = rows.get(row, PeerColumn.firstUnansweredReceived);
+    const received = this.#receivedSince(stamp, rows.get(row, PeerColumn.lastDataReceived));
     if (rows.get(row, PeerColumn.lastAuthenticatedSent) > this.#keepaliveSent) {
       this.#roundAt = NEVER;
     }
     const inRound = this.#roundAt !== NEVER;
-    if (!inRound && (received === 0 || received === this.#passiveDone)) return false;
+    if (!inRound && received === 0) return false;
     const since = inRound ? this.#roundAt - KEEPALIVE_TIMEOUT : received;
     if (now < since + KEEPALIVE_TIMEOUT) return false;
     const more = rows.get(row, PeerColumn.lastDataReceived) > since;
-    this.#passiveDone = received;
-    this.#roundAt = more ? now + KEEPALIVE_TIMEOUT : NEVER;
+    this.stopPassive(stamp, now);
+    if (more) this.#roundAt = now + KEEPALIVE_TIMEOUT;
     return true;
+  }
+
+  /** Stamp of the first data that still needs a passive keepalive; 0: none. */
+  #receivedSince(stamp: number, last: number): number {
+    if (stamp === 0 || stamp !== this.#passiveDone) return stamp;
+    if (this.#laterReceived === 0 && last > this.#passiveDoneAt) this.#laterReceived = last;
+    return this.#laterReceived;
   }
 
   /** True when nothing authenticated went either way for the persistent interval. */

@@ -397,7 +397,7 @@ export class PeerSession {
     this.#attempts = 0;
     this.#repeatAt = NEVER;
     this.#wanted = false;
-    this.#liveness.stopPassive(rows.get(row, PeerColumn.firstUnansweredReceived));
+    this.#liveness.stopPassive(rows.get(row, PeerColumn.firstUnansweredReceived), now);
     if (this.#wipeAt === NEVER) this.#wipeAt = now + WIPE_AFTER_TIME;
     // Purges staged packets too; with a usable key there are none.
     if (!this.isConnected(now)) this.#dropKeypairs();

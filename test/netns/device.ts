@@ -40,11 +40,13 @@ export class WgDevice {
   readonly name = uniqueDevice();
   readonly program: Program;
 
-  constructor(net: Net, host: string) {
+  /** `command`: what stands for the command vpn-device. */
+  constructor(net: Net, host: string, command: [string, string[]] = vpnDevice()) {
     this.net = net;
     this.host = host;
     const env = { LOG_LEVEL: 'debug' };
-    this.program = net.start(host, ...vpnDevice('-f', this.name), { env });
+    const [file, args] = command;
+    this.program = net.start(host, file, [...args, '-f', this.name], { env });
   }
 
   /** Waits until device and socket are there. */

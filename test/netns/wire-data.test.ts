@@ -183,6 +183,25 @@ describe('data', () => {
     await bench.reach(other, theirs);
   });
 
+  it('of one flow is joined for the tun without what somebody else would have sent', async () => {
+    const other = await bench.member('10.77.1.3');
+    const capture = await bench.net.capture('server', bench.device, 'udp port 7');
+    const datagram = (source: string, text: string) =>
+      session.seal(udp(source, 7, INNER_SERVER, 7, ascii(text)));
+    const own = ['one.', 'two.', 'tri.', 'four', 'five'];
+    // Pairs that would join if only addresses and ports were looked at, in one flight.
+    const flight = own.flatMap((text) => [
+      datagram(member.address, text),
+      datagram(other.address, 'lie!'),
+      datagram(other.address, 'LIE!'),
+    ]);
+    await member.peer.send(...flight);
+    const packets = (await capture.stop()).map(({ bytes }) => bytes);
+    const sources = new Set(packets.map((p) => p.subarray(12, 16).join('.')));
+    expect(sources).toEqual(new Set([member.address]));
+    expect(packets.map((p) => p.subarray(28).toString()).join('')).toBe(own.join(''));
+  });
+
   it('that is not a whole IP packet is dropped, and the session goes on', async () => {
     const { packet } = bench.echo(member);
     const lying = [0, 1, 19, 61, 64, 1500, 65_535].map((claimedLength) =>

@@ -176,6 +176,21 @@ describe('a server is silent', () => {
     await expectAlive();
   });
 
+  it('and says so in its log once in 10 s for each reason, not for each datagram', ({ skip }) => {
+    if (bench.server === null) return skip();
+    const lines = bench.server.program!.stderr.trim().split('\n');
+    const said = new Map<string, number>();
+    for (const line of lines.filter((l) => l.startsWith('{'))) {
+      const { reason, time } = JSON.parse(line) as { reason?: string; time: string };
+      if (reason === undefined) continue;
+      expect(Date.parse(time) - (said.get(reason) ?? 0)).toBeGreaterThan(9_900);
+      said.set(reason, Date.parse(time));
+    }
+    expect([...said.keys()]).toEqual(expect.arrayContaining(['unknownPeer', 'lowOrder']));
+    // More than 1,500 datagrams were refused.
+    expect(lines.length).toBeLessThan(60);
+  });
+
   it('never more than once to one initiation, and each answer obeys the protocol', () => {
     expect(member.peer.violations).toEqual([]);
   });

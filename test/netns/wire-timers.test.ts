@@ -5,7 +5,14 @@
  */
 import { afterAll, beforeAll, describe, it } from 'vitest';
 import type { Arrival } from '../wire/arrival.ts';
-import { AGAINST_WIREGUARD_GO, Bench, type Member, QUIET_MS } from '../wire/bench.ts';
+import {
+  AGAINST_WIREGUARD_GO,
+  Bench,
+  type Member,
+  QUIET_MS,
+  SERVER,
+  SERVER_SECOND,
+} from '../wire/bench.ts';
 import { echo } from '../wire/inner.ts';
 import { type InitiationMessage, mac2State, restamp } from '../wire/messages.ts';
 import { random, sameBytes } from '../wire/primitives.ts';
@@ -26,8 +33,10 @@ beforeAll(async () => {
 afterAll(() => bench?.close());
 
 /** A peer with a session that the server has just used in vain: it will initiate in 15 s. */
-async function abandoned(): Promise<{ member: Member; session: Session; since: number }> {
-  const member = await bench.member();
+async function abandoned(
+  remote = SERVER,
+): Promise<{ member: Member; session: Session; since: number }> {
+  const member = await bench.member('10.77.1.2', remote);
   const session = await member.peer.connect();
   await bench.reach(member, session);
   const since = Date.now();
@@ -171,6 +180,36 @@ describe.concurrent('towards a silent peer', () => {
     const { bytes, session } = member.peer.createResponse(next);
     await member.peer.send(bytes);
     expect((await member.peer.next('transport', 1000)).session).toBe(session);
+  });
+
+  it('a response moves the endpoint, a cookie reply does not', async ({ expect }) => {
+    const { member } = await abandoned();
+    const home = member.peer.socket;
+    const elsewhere = await bench.sockets.open('10.77.1.7');
+    member.peer.listenOn(elsewhere);
+    const initiation = await member.peer.next('initiation', DEAD_PEER_MS);
+    const cookie = random(16);
+    await elsewhere.send(member.peer.remote, member.peer.createCookieReply(initiation, cookie));
+    const next = await member.peer.next('initiation', RETRY_MS);
+    expect(next.socket).toBe(home);
+    expect(mac2State(next.message as InitiationMessage, cookie)).toBe('right');
+    const { bytes, session } = member.peer.createResponse(next);
+    await elsewhere.send(member.peer.remote, bytes);
+    const confirmation = await member.peer.next('transport', 1000);
+    expect([confirmation.session, confirmation.socket]).toEqual([session, elsewhere]);
+    const ping = bench.ping(member.address);
+    const isPing = (a: Arrival) => a.inner?.kind === 'v4';
+    expect((await member.peer.next('transport', 2000, isPing)).socket).toBe(elsewhere);
+    await ping;
+  });
+
+  it('handshakes leave from the address that the kernel chooses', async ({ expect }) => {
+    const { member } = await abandoned(SERVER_SECOND);
+    const before = member.peer.arrivals.map((a) => a.from.address);
+    expect(new Set(before)).toEqual(new Set([SERVER_SECOND.address]));
+    for (const ms of [DEAD_PEER_MS, RETRY_MS]) {
+      expect((await member.peer.next('initiation', ms)).from).toEqual(SERVER);
+    }
   });
 
   it('initiations of both ends at the same time end in a session that works', async ({

@@ -279,6 +279,22 @@ describe('keepalives', () => {
     expect(eve.keepalives(bob)).toEqual([]);
   });
 
+  test('giving up ends the wait for one', () => {
+    connect();
+    network.filter = (d) => d.bytes[0] !== 1;
+    alice.engine.connect(BOB);
+    while (alice.of('attempt').length < MAX_INITIATIONS + 1) network.advance(100);
+    eve.forget();
+    bob.say(alice); // due 10 s from now, and the engine gives up in 5
+    network.advance(7 * SECOND);
+    expect(alice.of('gaveUp')).toHaveLength(1);
+    network.advance(KEEPALIVE_TIMEOUT);
+    expect(eve.transport(alice)).toEqual([]);
+    bob.say(alice); // what comes later counts anew
+    network.advance(KEEPALIVE_TIMEOUT + SECOND);
+    expect(eve.keepalives(alice)).toHaveLength(1);
+  });
+
   test('a persistent one goes at once, then after each silence of its length', () => {
     connect();
     network.advance(30 * SECOND);

@@ -152,6 +152,7 @@ class TestClient {
   readonly ran: string[] = [];
   readonly stages: string[] = [];
   readonly notes: string[];
+  readonly warnings: string[] = [];
   readonly plane: SimulatedDataPlane;
   readonly socketPath: string;
   readonly state: string;
@@ -175,7 +176,10 @@ class TestClient {
           aead: 'auto',
           offloads: { tunTcp: false, tunUdp: false, udpGso: false, udpGro: false },
         },
-        log: silent,
+        log: createLogger({
+          ...{ level: 'warn', format: 'json', env: {} },
+          stream: { write: (line) => void this.warnings.push(JSON.parse(line).msg) },
+        }),
         onStage: (stage) => this.stages.push(stage),
         onNote: (text) => this.notes.push(text),
         onReady: (status) => {
@@ -230,6 +234,14 @@ test('an invite leads to an address, and the own key is what stays', async () =>
   expect(await callLocalSocket(a.socketPath, 'status')).toMatchObject({ state: 'connected' });
   const [peer] = [...server.registry.peers()];
   expect(keyToBase64(peer!.record.publicKey)).toBe(a.ready?.publicKey);
+});
+
+test('what the server offers and the client refuses is named in the log', async () => {
+  const server = new TestServer();
+  server.push.mtu = 100;
+  const a = await new TestClient('a', { invite: server.invite('laptop') }).start();
+  expect(a.ready).toMatchObject({ state: 'connected' });
+  expect(a.warnings).toContain('refused from the server: the MTU 100 is not from 1280 to 65455');
 });
 
 test('the same invite again, and no invite at all, connect with what is remembered', async () => {

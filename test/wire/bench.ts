@@ -57,6 +57,8 @@ export class Bench {
   /** Of vpn-server; null when the tests run against wireguard-go. */
   readonly server: Server | null;
   readonly mtu: number;
+  /** Name of the server's tun. */
+  readonly device: string;
   readonly #subject: Subject;
   #members = 0;
   #echoes = 0;
@@ -66,7 +68,8 @@ export class Bench {
     this.server = server;
     this.#subject = subject;
     this.sockets = new NamespaceSockets(net.namespace('peer'));
-    const [link] = JSON.parse(net.ip('server', '-json', 'link', 'show', 'dev', subject.device()));
+    this.device = subject.device();
+    const [link] = JSON.parse(net.ip('server', '-json', 'link', 'show', 'dev', this.device));
     this.mtu = link.mtu;
   }
 
