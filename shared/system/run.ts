@@ -30,7 +30,7 @@ export interface CommandFailure {
 const TIMEOUT_MS = 10_000;
 const MAX_OUTPUT_BYTES = 16 << 20;
 /** Where the host's own programs are, whatever the caller's PATH says: we often run as root. */
-const SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+export const SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 /** Debian packages of the programs that we call, for the hint. */
 const PACKAGES: Readonly<Record<string, string>> = {
   ip: 'iproute2',
