@@ -4,7 +4,7 @@
  * with the time, actions go out; client.ts carries them out. Knows one server, in one of two
  * identities: the throw-away key of an invite, and our own key.
  */
-import type { RefusalReason } from '../shared/control/messages.ts';
+import type { DismissalReason, RefusalReason } from '../shared/control/messages.ts';
 import type { Endpoint } from '../shared/dataplane.ts';
 import { VpnError } from '../shared/errors.ts';
 import { formatHostPort, type HostPort } from '../shared/profile.ts';
@@ -52,6 +52,8 @@ export type Input =
   | { readonly type: 'applied'; readonly text: string }
   | { readonly type: 'checked'; readonly text: string }
   | { readonly type: 'bye' }
+  /** The server will not talk to our key any more. */
+  | { readonly type: 'dismissed'; readonly reason: DismissalReason }
   | { readonly type: 'tick' };
 
 export type Action =
@@ -96,6 +98,17 @@ const REFUSALS: Readonly<Record<RefusalReason, readonly [message: string, hint: 
   tooManyPeers: ['the server takes no more peers', 'Ask its operator to raise maxClients.'],
   serverError: ['the server has trouble of its own', "Look at the server's log."],
   unknown: ['the server refuses for a reason this version does not know', 'Update Culvert.'],
+};
+
+function dismissalError(reason: DismissalReason): VpnError {
+  const [message, hint] = DISMISSALS[reason];
+  return new VpnError('REFUSED', message, { hint });
+}
+
+const DISMISSALS: Readonly<Record<DismissalReason, readonly [message: string, hint: string]>> = {
+  revoked: ['this device was revoked by the server', 'Ask its operator for a new invite.'],
+  suspended: ['this device was suspended by the server', 'Ask its operator to resume it.'],
+  expired: ["this device's time at the server has expired", 'Ask its operator to extend it.'],
 };
 
 export class Connection {
@@ -180,6 +193,9 @@ export class Connection {
       case 'bye':
         if (this.#wasReady) this.#lose('the server has gone; waiting for it to come back');
         this.#knockAt = now + AFTER_BYE_MS;
+        break;
+      case 'dismissed':
+        this.#fail(dismissalError(input.reason));
         break;
       case 'tick':
         this.#tick(now);
@@ -351,7 +367,7 @@ export class Connection {
       const names = this.#plan.endpoints.map(formatHostPort);
       const all = [...new Set([...names, ...tried])].join(', ');
       return new VpnError('SERVER_UNREACHABLE', `no answer from ${all} ${within}`, {
-        hint: 'Check that the server runs and that UDP gets there. It is silent, too, to keys it does not know.',
+        hint: 'Check that the server runs and that UDP gets there. It is silent, too, to keys it does not know, or has revoked or suspended; its log says which.',
       });
     }
     return new VpnError(

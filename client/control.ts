@@ -5,13 +5,14 @@
  */
 import type { Clock } from '../shared/clock.ts';
 import { Exchange, type Incoming } from '../shared/control/exchange.ts';
-import type { LeaseAnswer, RefusalReason } from '../shared/control/messages.ts';
+import type { DismissalReason, LeaseAnswer, RefusalReason } from '../shared/control/messages.ts';
 
 /** What the server said. */
 export type ControlNews =
   | { readonly type: 'enrolled'; readonly name: string }
   | { readonly type: 'leased'; readonly lease: LeaseAnswer }
   | { readonly type: 'refused'; readonly reason: RefusalReason }
+  | { readonly type: 'dismissed'; readonly reason: DismissalReason }
   | { readonly type: 'bye' };
 
 export interface ControlOptions {
@@ -62,7 +63,7 @@ export class Control {
       case 'answer':
         return this.#answered(incoming);
       case 'notice':
-        return { type: 'bye' };
+        return incoming.notice;
       case 'request':
         // A server asks nothing of a client; a later version may, and gets no answer from us.
         return null;

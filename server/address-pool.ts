@@ -28,6 +28,18 @@ export class AddressPool {
     };
   }
 
+  get network(): Ipv4Network {
+    return this.#range.network;
+  }
+
+  get serverAddress(): Ipv4 {
+    return this.#range.serverAddress;
+  }
+
+  isTaken(address: Ipv4): boolean {
+    return this.#taken.has(address);
+  }
+
   /** Takes one certain address, inside the pool's bounds or not; null: done. */
   reserve(address: Ipv4): AddressRefusal | null {
     const { network, serverAddress } = this.#range;
@@ -39,12 +51,14 @@ export class AddressPool {
     return null;
   }
 
-  /** Takes the lowest free address from start to end; null: exhausted. */
-  allocate(): Ipv4 | null {
+  /** Takes the lowest free address from start to end that `avoid` lets pass; null: exhausted. */
+  allocate(avoid: (address: Ipv4) => boolean = () => false): Ipv4 | null {
     const { start, end, serverAddress } = this.#range;
     for (let address: number = start; address <= end; address += 1) {
       const candidate = address as Ipv4;
-      if (candidate === serverAddress || this.#taken.has(candidate)) continue;
+      if (candidate === serverAddress || this.#taken.has(candidate) || avoid(candidate)) {
+        continue;
+      }
       this.#taken.add(candidate);
       return candidate;
     }

@@ -15,9 +15,10 @@ import { VpnError } from '../shared/errors.ts';
 import { formatHostPort, formatProfile } from '../shared/profile.ts';
 import type { ServerConfiguration } from './configuration.ts';
 import { withPort } from './configuration-values.ts';
+import { timeText } from './expiry.ts';
 import { formatNetwork } from './ipv4.ts';
 import type { Registry } from './registry.ts';
-import type { Store } from './store/store.ts';
+import type { PeerRecord, PeerSettings, Store } from './store/store.ts';
 
 export interface AdministrationOptions {
   readonly registry: Registry;
@@ -69,6 +70,12 @@ export interface PeerFacts {
   readonly created: string;
   readonly lastSeen: string | null;
   readonly endpoint: string | null;
+  readonly group: string | null;
+  /** Networks behind it. */
+  readonly networks: readonly string[];
+  readonly suspended: boolean;
+  /** RFC 3339; null: never. */
+  readonly expires: string | null;
 }
 
 export interface OpenInviteFacts {
@@ -125,10 +132,11 @@ export class Administration {
     const privateKey = generatePrivateKey();
     const publicKey = publicKeyOf(privateKey);
     const { name } = request;
-    const address = this.#options.registry.addProfilePeer(
+    const record = this.#options.registry.addProfilePeer(
       { publicKey, name, presharedKey: null, created: this.#now() },
       request.address,
     );
+    const address = record.address!;
     const profile = this.#profileText(privateKey, address, endpoints[0]!);
     wipe(privateKey);
     return { name, profile, publicKey: keyToBase64(publicKey), endpoints, address, notes };
@@ -140,15 +148,7 @@ export class Administration {
       .invites()
       .filter((invite) => invite.usedBy === null && invite.expires > now);
     return {
-      peers: [...this.#options.registry.peers()].map(({ record }) => ({
-        name: record.name,
-        publicKey: keyToBase64(record.publicKey),
-        origin: record.origin,
-        address: record.address,
-        created: timeText(record.created),
-        lastSeen: record.lastSeen === null ? null : timeText(record.lastSeen),
-        endpoint: record.endpoint,
-      })),
+      peers: [...this.#options.registry.peers()].map(({ record }) => this.#factsOf(record)),
       invites: open.map(({ name, address, created, expires }) => ({
         name,
         address,
@@ -156,6 +156,22 @@ export class Administration {
         expires: timeText(expires),
       })),
     };
+  }
+
+  /** Throws VpnError PEER_UNKNOWN, NAME_INVALID, NAME_TAKEN, SETTING_FIXED. */
+  rename(name: string, to: string): { readonly name: string; readonly notes: readonly string[] } {
+    requireName(to);
+    const notes = this.#options.registry.rename(name, to, this.#now());
+    return { name: to, notes };
+  }
+
+  /**
+   * Changes what is settled for a peer. Throws VpnError PEER_UNKNOWN, SETTING_FIXED, NAME_INVALID
+   * (the group), ADDRESS_TAKEN, ADDRESS_UNUSABLE, NETWORK_UNUSABLE.
+   */
+  set(name: string, change: Partial<PeerSettings>): PeerFacts {
+    if (change.group != null) requireName(change.group);
+    return this.#factsOf(this.#options.registry.change(name, change, this.#now()));
   }
 
   /** Throws VpnError PEER_UNKNOWN. */
@@ -206,6 +222,23 @@ export class Administration {
     });
   }
 
+  #factsOf(record: PeerRecord): PeerFacts {
+    const { name, origin, address, endpoint, group, networks, suspended } = record;
+    return {
+      name,
+      publicKey: keyToBase64(record.publicKey),
+      origin,
+      address,
+      created: timeText(record.created),
+      lastSeen: record.lastSeen === null ? null : timeText(record.lastSeen),
+      endpoint,
+      group,
+      networks,
+      suspended,
+      expires: record.expires === null ? null : timeText(record.expires),
+    };
+  }
+
   #now(): number {
     return this.#options.now();
   }
@@ -215,9 +248,4 @@ function requireName(name: string): void {
   if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(name)) {
     throw new VpnError('NAME_INVALID', `"${name.slice(0, 80)}" cannot be a name`);
   }
-}
-
-/** RFC 3339, UTC, whole seconds. */
-export function timeText(seconds: number): string {
-  return new Date(seconds * 1000).toISOString().replace('.000Z', 'Z');
 }

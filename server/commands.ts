@@ -6,6 +6,7 @@ import { Option } from 'commander';
 import { VpnError } from '../shared/errors.ts';
 import { type CommandSpec, type Output, Program, type Surroundings } from '../shared/program.ts';
 import type { InviteReply, PeersReply, ProfileReply } from './administration.ts';
+import { renameCommand, revokeCommand, setCommand } from './people-commands.ts';
 import {
   administer,
   callServer,
@@ -14,16 +15,13 @@ import {
   readConfiguration,
   type SettingFlags,
 } from './place.ts';
+import { CONFIG, RUN, STATE } from './place-options.ts';
 import type { StatusReply } from './status.ts';
 
 /** How long `stop` waits for the server to end, milliseconds; the server needs less than 2 s. */
 const STOP_TIMEOUT = 5_000;
 const STOP_POLL = 50;
 const DEFAULT_EXPIRY = '24h';
-
-const STATE = new Option('--state <dir>', 'state directory (default /var/lib/culvert)');
-const RUN = new Option('--run <dir>', 'directory of the control socket (default /run/culvert)');
-const CONFIG = new Option('--config <file>', 'settings (default /etc/culvert/server.yaml)');
 
 export function createProgram(surroundings: Surroundings): Program {
   const program = new Program(
@@ -39,6 +37,8 @@ export function createProgram(surroundings: Surroundings): Program {
     .add(inviteCommand)
     .add(peersCommand)
     .add(statusCommand)
+    .add(setCommand)
+    .add(renameCommand)
     .add(revokeCommand)
     .add(stopCommand);
 }
@@ -172,21 +172,6 @@ const statusCommand: CommandSpec<PlaceOptions> = {
     const reply = await callServer<StatusReply>(findPlace(options, env), 'status', {});
     const { statusText } = await import('./report.ts');
     output.facts(reply, statusText(reply));
-    return undefined;
-  },
-};
-
-const revokeCommand: CommandSpec<PlaceOptions> = {
-  usage: 'revoke <name>',
-  summary: 'shut a peer out for good, or withdraw an open invite; effective at once',
-  examples: ['vpn-server revoke laptop', 'vpn-server revoke laptop --json'],
-  options: [CONFIG, STATE, RUN],
-  run: async ({ args, options, output, env }) => {
-    const name = args[0]!;
-    const call = { method: 'revoke', params: { name }, create: false };
-    const reply = await administer(findPlace(options, env), call, (a) => a.revoke(name));
-    if (output.json) output.print(JSON.stringify(reply));
-    else output.talk(`${name} is revoked.`);
     return undefined;
   },
 };

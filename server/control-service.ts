@@ -9,6 +9,7 @@ import { Exchange } from '../shared/control/exchange.ts';
 import type {
   ControlAnswer,
   ControlRequest,
+  DismissalReason,
   LeaseAnswer,
   RefusalReason,
 } from '../shared/control/messages.ts';
@@ -49,7 +50,7 @@ export class ControlService {
     const incoming = exchange.receive(frame, clock.now());
     if (incoming?.type === 'request') {
       exchange.answer(this.#answer(peer, incoming.request));
-    } else if (incoming?.type === 'notice') {
+    } else if (incoming?.type === 'notice' && incoming.notice.type === 'bye') {
       this.forget(peer);
       this.#options.onGoodbye(peer);
     }
@@ -58,6 +59,12 @@ export class ControlService {
   /** The peer's session is over: it must speak first again. */
   forget(peer: PeerId): void {
     this.#exchanges.delete(peer);
+  }
+
+  /** Tells a peer that has spoken why it is shut out, and forgets its session. */
+  dismiss(peer: PeerId, reason: DismissalReason): void {
+    this.#exchanges.get(peer)?.notify({ type: 'dismissed', reason });
+    this.forget(peer);
   }
 
   /** Tells everybody who has spoken that the server leaves. */
@@ -99,7 +106,7 @@ export class ControlService {
     const { registry, clock, log, push } = this.#options;
     const member = registry.member(peer);
     if (member === undefined) return refusal(id, 'unknownPeer');
-    if (member.type === 'invite') return refusal(id, 'notEnrolled');
+    if (member.type !== 'peer') return refusal(id, 'notEnrolled');
     const outcome = registry.lease(member, clock.wall().seconds);
     if (outcome.type === 'refused') {
       log.warn({ peer: member.record.name, reason: outcome.reason }, 'lease refused');

@@ -6,7 +6,8 @@ import { keyToBase64 } from '../keys/keypair.ts';
 import type { Logger } from '../shared/log.ts';
 import type { HandshakeRefusal } from '../shared/noise/handshake.ts';
 import type { EngineEvent } from '../shared/session/engine.ts';
-import { endpointText, type Registry } from './registry.ts';
+import { endpointText } from './member.ts';
+import type { Registry } from './registry.ts';
 
 type Refused = Extract<EngineEvent, { type: 'refused' }>;
 
@@ -73,6 +74,11 @@ export class RefusalLog {
 
   #explainUnknown({ publicKey }: Refused): string {
     if (publicKey === undefined) return 'unknown key';
+    const member = this.#registry.memberWithKey(publicKey);
+    if (member?.type === 'peer' && member.standing !== 'admitted') {
+      const what = member.standing === 'suspended' ? 'is suspended' : 'has expired';
+      return `${member.record.name} ${what}`;
+    }
     const revoked = this.#registry.revokedName(publicKey);
     return revoked === undefined
       ? `unknown key ${keyToBase64(publicKey)}`

@@ -1,39 +1,50 @@
 /**
  * Who may shake hands and what each owns: peers and invites of the store, their PeerIds, their
- * addresses. Keeps store, address pool and engine in step; the store always changes first, so that
- * what was answered survives. Says nothing to clients (control-service.ts) and prints nothing.
+ * addresses and networks. Keeps store, address pool and engine in step; the store always changes
+ * first, so that what was answered survives. Says nothing to clients (control-service.ts) and
+ * prints nothing.
  */
 import { keyToBase64, type PublicKey } from '../keys/keypair.ts';
-import type { RefusalReason } from '../shared/control/messages.ts';
-import type { Endpoint, PeerId } from '../shared/dataplane.ts';
+import type { DismissalReason, RefusalReason } from '../shared/control/messages.ts';
+import type { PeerId } from '../shared/dataplane.ts';
 import { VpnError } from '../shared/errors.ts';
-import { formatHostPort, parseHostPort } from '../shared/profile.ts';
 import type { PeerSpec } from '../shared/session/engine.ts';
 import type { PeerStatus } from '../shared/session/status.ts';
-import type { AddressPool, AddressRefusal } from './address-pool.ts';
-import { formatIpv4, type Ipv4, parseIpv4 } from './ipv4.ts';
-import type { InviteRecord, PeerRecord, PeerSighting, Store } from './store/store.ts';
+import type { Addresses } from './addresses.ts';
+import { ClaimedNetworks } from './claimed-networks.ts';
+import { endpointOf, type Member, type PeerMember, specOf, standingOf } from './member.ts';
+import { Members } from './members.ts';
+import { recentlyActive, Sightings } from './sightings.ts';
+import type { InviteRecord, PeerRecord, PeerSettings, PeerSighting, Store } from './store/store.ts';
 
 /** The part of the engine that admits; a stopped server has one that does nothing. */
 export interface PeerTable {
   setPeer(id: PeerId, spec: PeerSpec): void;
-  removePeer(id: PeerId): void;
+  /** `why`: what the peer is told before; null: nothing, its key has no say any more. */
+  removePeer(id: PeerId, why: DismissalReason | null): void;
 }
 
-/** Somebody who may shake hands. An invite may do nothing but enrol. */
-export type Member =
-  | { readonly type: 'peer'; readonly id: PeerId; readonly record: PeerRecord }
-  | { readonly type: 'invite'; readonly id: PeerId; readonly record: InviteRecord };
-export type PeerMember = Extract<Member, { type: 'peer' }>;
+/** What server.yaml settles for one name. It wins over the store. */
+export type FixedSettings = Partial<PeerSettings>;
 
 export interface RegistryOptions {
   readonly store: Store;
-  readonly pool: AddressPool;
+  readonly addresses: Addresses;
   readonly peers: PeerTable;
   /** The server's own key; nobody may enrol it. */
   readonly publicKey: PublicKey;
+  readonly policy: RegistryPolicy;
+  /** Addresses, networks or groups of peers are not what they were. */
+  readonly onChange?: () => void;
+}
+
+/** What a reload may change. */
+export interface RegistryPolicy {
   /** Most peers that may be known; null: as many as there are addresses. */
   readonly maxClients: number | null;
+  readonly fixed: (name: string) => FixedSettings | undefined;
+  /** Names that `fixed` has an answer for, known as peers or not. */
+  readonly fixedNames: readonly string[];
 }
 
 export type LeaseOutcome =
@@ -45,67 +56,97 @@ export type EnrolResult =
 
 /** Used and expired invites stay known this long, so that their owners get a clear answer. */
 const INVITE_MEMORY_SECONDS = 7 * 86_400;
-/** lastSeen is written when it is older than this, seconds: a sync to disk per peer and minute. */
-const SIGHTING_SECONDS = 60;
-/** Peers seen this long before the server's last sign of life count as recently active. */
-const RECENT_SECONDS = 300;
 
 export class Registry {
   readonly #store: Store;
-  readonly #pool: AddressPool;
+  readonly #addresses: Addresses;
   readonly #peers: PeerTable;
   readonly #publicKey: PublicKey;
-  readonly #maxClients: number | null;
-  readonly #byId = new Map<PeerId, Member>();
-  readonly #byKey = new Map<string, Member>();
+  readonly #onChange: () => void;
+  #policy: RegistryPolicy;
+  readonly #members = new Members();
   readonly #revoked = new Map<string, string>();
-  readonly #sightings = new Map<PeerId, { readonly lastSeen: number; readonly endpoint: string }>();
-  #peerCount = 0;
-  #lastId = 0;
+  readonly #sightings = new Sightings();
+  /** When the standing of a peer changes by itself, Unix seconds. */
+  #nextExpiry = Number.POSITIVE_INFINITY;
 
   constructor(options: RegistryOptions) {
     this.#store = options.store;
-    this.#pool = options.pool;
+    this.#addresses = options.addresses;
     this.#peers = options.peers;
     this.#publicKey = options.publicKey;
-    this.#maxClients = options.maxClients;
+    this.#policy = options.policy;
+    this.#onChange = options.onChange ?? (() => {});
   }
 
   /**
-   * Admits everybody in the store. Returns the peers whose address the network does not have (it
-   * was changed): they get none until they ask for a new lease.
+   * Admits everybody in the store. Returns what the operator should know, one sentence each:
+   * addresses the network does not have (their peers get others), settings that clash.
    */
-  load(now: number): PeerRecord[] {
+  load(now: number): string[] {
     this.prune(now);
-    const stranded: PeerRecord[] = [];
-    for (const record of this.#store.peers()) {
-      const fits = record.address === null || this.#reserveStored(record.address);
-      if (!fits) stranded.push(record);
-      this.#admitPeer(fits ? record : { ...record, address: null });
-    }
-    for (const record of this.#store.invites()) {
-      const fits = record.address === null || this.#reserveStored(record.address);
-      this.#admitInvite(fits ? record : { ...record, address: null });
+    const problems: string[] = [];
+    const take = <R extends Pick<PeerRecord, 'name' | 'address'> & Partial<PeerSettings>>(
+      record: R,
+    ): R => {
+      const { address, address6 } = record;
+      if (address === null || this.#addresses.reserve(address, address6 ?? null) === null) {
+        return record;
+      }
+      problems.push(`the address ${record.address} of ${record.name} is not in the tunnel network`);
+      return { ...record, address: null };
+    };
+    const records = this.#store.peers().map(take);
+    const invites = this.#store.invites().map(take);
+    for (const { name, address } of this.#store.reservations()) {
+      if (address !== null) this.#addresses.hold(name, address);
     }
     for (const { publicKey, name } of this.#store.revoked()) {
       this.#revoked.set(keyToBase64(publicKey), name);
     }
-    return stranded;
+    for (const record of this.#settle(records, problems, now)) this.#addPeer(record, now);
+    for (const record of invites) this.#addInvite(record);
+    return problems;
+  }
+
+  /** Takes another policy into force. Returns what clashes, one sentence each. */
+  reconfigure(policy: RegistryPolicy, now: number): string[] {
+    const problems: string[] = [];
+    this.#policy = policy;
+    for (const record of this.#settle(this.#store.peers(), problems, now)) {
+      const member = this.#members.withKey(record.publicKey);
+      if (member?.type === 'peer') this.#update(member, record, now);
+    }
+    this.#onChange();
+    return problems;
   }
 
   member(id: PeerId): Member | undefined {
-    return this.#byId.get(id);
+    return this.#members.withId(id);
+  }
+
+  memberWithKey(key: PublicKey): Member | undefined {
+    return this.#members.withKey(key);
   }
 
   peerNamed(name: string): PeerMember | undefined {
-    for (const member of this.#byId.values()) {
-      if (member.type === 'peer' && member.record.name === name) return member;
-    }
-    return undefined;
+    return this.#members.named(name);
   }
 
-  *peers(): Iterable<PeerMember> {
-    for (const member of this.#byId.values()) if (member.type === 'peer') yield member;
+  /** In the order they came. */
+  peers(): Iterable<PeerMember> {
+    return this.#members.peers();
+  }
+
+  /** The IPv6 address that goes with a peer's IPv4 address; null: the tunnel has none. */
+  address6Of({ address, address6 }: PeerRecord): string | null {
+    return address === null ? null : this.#addresses.address6Of(address, address6);
+  }
+
+  /** Networks behind the peers that are let in, those of `except` left out. */
+  networks(except?: PeerId): string[] {
+    const admitted = [...this.peers()].filter((m) => m.standing === 'admitted' && m.id !== except);
+    return admitted.flatMap(({ record }) => record.networks);
   }
 
   /** Name of the peer whose key was revoked; undefined for any other key. */
@@ -115,14 +156,7 @@ export class Registry {
 
   /** Peers to shake hands with after a restart, latest first, with the ids to connect. */
   recentlyActive(): PeerId[] {
-    const seen = [...this.peers()].filter(
-      ({ record }) => record.lastSeen !== null && record.endpoint !== null,
-    );
-    const lastSign = seen.reduce((last, { record }) => Math.max(last, record.lastSeen!), 0);
-    return seen
-      .filter(({ record }) => record.lastSeen! >= lastSign - RECENT_SECONDS)
-      .sort((a, b) => b.record.lastSeen! - a.record.lastSeen!)
-      .map(({ id }) => id);
+    return recentlyActive(this.peers());
   }
 
   /**
@@ -132,43 +166,37 @@ export class Registry {
   addInvite(invite: Omit<InviteRecord, 'usedBy'>): boolean {
     this.#requireRoom();
     const replaced = this.#withdrawInvite(invite.name);
-    this.#reserving(invite.address, () => this.#store.addInvite(invite));
-    this.#admitInvite({ ...invite, usedBy: null });
+    const { name, address } = invite;
+    this.#addresses.take(address, name, () => this.#store.addInvite(invite));
+    this.#addInvite({ ...invite, usedBy: null });
     return replaced;
   }
 
   /**
-   * Adds a peer that brings its own profile, with `wanted` or the next free address.
-   * Throws VpnError as addInvite(), and POOL_EXHAUSTED. Returns its address.
+   * Adds a peer that brings its own key, with `wanted`, what is held for its name or the next
+   * free address. Throws VpnError as addInvite(), and POOL_EXHAUSTED. Returns its record.
    */
   addProfilePeer(
     peer: Pick<PeerRecord, 'publicKey' | 'name' | 'presharedKey' | 'created'>,
     wanted: string | null,
-  ): string {
+  ): PeerRecord {
     this.#requireRoom();
     this.#withdrawInvite(peer.name);
-    const add = (address: string): string => {
-      this.#store.addPeer({ ...peer, origin: 'profile', address });
-      return address;
-    };
-    let address = wanted;
-    if (address !== null) {
-      this.#reserving(address, () => add(wanted!));
-    } else {
-      const free = this.#pool.allocate();
-      if (free === null) throw new VpnError('POOL_EXHAUSTED', 'no address is free');
-      address = this.#releasingOnFailure(free, () => add(formatIpv4(free)));
-    }
-    const record = this.#store.peer(peer.publicKey);
-    if (record !== null) this.#admitPeer(record);
-    return address;
+    const address = this.#addresses.takeAny(wanted, peer.name, (found) =>
+      this.#store.addPeer({ ...peer, origin: 'profile', address: found }),
+    );
+    if (address === null) throw new VpnError('POOL_EXHAUSTED', 'no address is free');
+    const record = this.#overlay(this.#store.peer(peer.publicKey)!);
+    this.#addPeer(record, peer.created);
+    this.#onChange();
+    return record;
   }
 
   /** Turns the invite `id` into a peer with `key`. */
   enrol(id: PeerId, key: PublicKey, now: number): EnrolResult {
-    const invite = this.#byId.get(id);
+    const invite = this.#members.withId(id);
     if (invite === undefined) return { type: 'refused', reason: 'unknownPeer' };
-    if (invite.type === 'peer') return { type: 'refused', reason: 'alreadyEnrolled' };
+    if (invite.type !== 'invite') return { type: 'refused', reason: 'alreadyEnrolled' };
     if (keyToBase64(key) === keyToBase64(this.#publicKey)) {
       return { type: 'refused', reason: 'keyTaken' };
     }
@@ -177,43 +205,137 @@ export class Registry {
     const outcome = this.#store.enrol(invite.record.publicKey, key, now);
     if (outcome.type === 'refused') return outcome;
     if (!outcome.repeated) {
-      this.#keep({ ...invite, record: { ...invite.record, usedBy: key, address: null } });
-      this.#admitPeer(outcome.peer);
+      this.#members.keep({ ...invite, record: { ...invite.record, usedBy: key, address: null } });
+      // What was reserved for the name is the peer's own now.
+      if (outcome.peer.address !== null) this.#addresses.handOver(outcome.peer.name);
+      this.#addPeer(this.#overlay(outcome.peer), now);
+      this.#onChange();
     }
     return { type: 'enrolled', name: outcome.peer.name, repeated: outcome.repeated };
   }
 
-  /** The address of a peer: its own since ever, or the next free one. */
+  /** The address of a peer: its own since ever, what is held for its name, or the next free one. */
   lease(peer: PeerMember, now: number): LeaseOutcome {
-    if (peer.record.address !== null) return { type: 'leased', address: peer.record.address };
-    const free = this.#pool.allocate();
-    if (free === null) return { type: 'refused', reason: 'poolExhausted' };
-    const address = formatIpv4(free);
-    this.#releasingOnFailure(free, () =>
-      this.#store.setAddress(peer.record.publicKey, address, now),
+    const { publicKey, name, address: own } = peer.record;
+    if (own !== null) return { type: 'leased', address: own };
+    const address = this.#addresses.takeAny(null, name, (found) =>
+      this.#store.changePeer(publicKey, { address: found }, now),
     );
-    const leased = { ...peer, record: { ...peer.record, address } };
-    this.#keep(leased);
-    this.#peers.setPeer(peer.id, specOf(leased));
+    if (address === null) return { type: 'refused', reason: 'poolExhausted' };
+    this.#update(peer, { ...peer.record, address }, now);
     return { type: 'leased', address };
+  }
+
+  /**
+   * Gives a peer another name. Returns what clashes in the settings of the new one, sentences.
+   * Throws VpnError PEER_UNKNOWN, NAME_TAKEN, SETTING_FIXED.
+   */
+  rename(name: string, to: string, now: number): string[] {
+    const peer = this.#requirePeer(name);
+    if (this.#policy.fixed(name) !== undefined) {
+      throw new VpnError('SETTING_FIXED', `the settings file has a section for ${name}`);
+    }
+    this.#store.renamePeer(peer.record.publicKey, to);
+    const problems: string[] = [];
+    const [record] = this.#settle([{ ...peer.record, name: to }], problems, now);
+    this.#update(peer, record!, now);
+    this.#onChange();
+    return problems;
+  }
+
+  /**
+   * Changes what is named in `change`; networks are checked and written in their usual form.
+   * Throws VpnError PEER_UNKNOWN, SETTING_FIXED, ADDRESS_TAKEN, ADDRESS_UNUSABLE, NETWORK_UNUSABLE.
+   */
+  change(name: string, change: Partial<PeerSettings>, now: number): PeerRecord {
+    const peer = this.#requirePeer(name);
+    const fixed = this.#policy.fixed(name) ?? {};
+    for (const setting of Object.keys(change)) {
+      if (setting in fixed) {
+        throw new VpnError('SETTING_FIXED', `the settings file fixes ${setting} of ${name}`);
+      }
+    }
+    const claimed = this.#claimedBeside(new Set([name]));
+    const networks = change.networks && claimed.require({ name, networks: change.networks });
+    const checked = { ...change, ...(networks && { networks }) };
+    const { publicKey } = peer.record;
+    this.#addresses.exchange(peer.record, change, () =>
+      this.#store.changePeer(publicKey, checked, now),
+    );
+    this.#update(peer, this.#overlay({ ...peer.record, ...checked }), now);
+    this.#onChange();
+    return this.#members.named(name)!.record;
   }
 
   /** Removes a peer for good, connected or not; or an open invite. false: neither exists. */
   revoke(name: string, now: number): boolean {
     const peer = this.peerNamed(name);
     if (peer === undefined) return this.#withdrawInvite(name);
-    this.#store.revokePeer(peer.record.publicKey, now);
-    this.#revoked.set(keyToBase64(peer.record.publicKey), name);
-    this.#dismiss(peer);
-    this.#peerCount -= 1;
+    const { publicKey } = peer.record;
+    this.#store.revokePeer(publicKey, now);
+    this.#revoked.set(keyToBase64(publicKey), name);
+    this.#dropSuccessor(peer);
+    this.#dismiss(peer, 'revoked');
+    this.#holdFixed(name);
+    this.#onChange();
     return true;
+  }
+
+  /**
+   * Notes the key that peer `id` changes to. The old one is good until the new one has shaken
+   * hands; the same request again changes nothing.
+   */
+  rotate(id: PeerId, next: PublicKey): 'noted' | RefusalReason {
+    const peer = this.#members.withId(id);
+    if (peer?.type !== 'peer') return 'unknownPeer';
+    const known = this.#members.withKey(next);
+    if (known?.type === 'successor' && known.record.publicKey === peer.record.publicKey) {
+      return 'noted';
+    }
+    const own = keyToBase64(next) === keyToBase64(this.#publicKey);
+    if (known !== undefined || own || this.revokedName(next) !== undefined) return 'keyTaken';
+    this.#store.setNextKey(peer.record.publicKey, next);
+    this.#dropSuccessor(peer);
+    const changed = { ...peer, record: { ...peer.record, nextKey: next } };
+    this.#members.keep(changed);
+    this.#addSuccessor(changed.record);
+    return 'noted';
+  }
+
+  /**
+   * Somebody has shaken hands: when it is a successor, it takes its peer's place under its own
+   * id. Returns the name of the peer whose key was replaced, else null.
+   */
+  confirm(id: PeerId, now: number): string | null {
+    const successor = this.#members.withId(id);
+    if (successor?.type !== 'successor') return null;
+    const { publicKey, name } = successor.record;
+    this.#store.replaceKey(publicKey, now);
+    this.#revoked.set(keyToBase64(publicKey), name);
+    const peer = this.#members.named(name)!;
+    this.#members.remove(peer);
+    this.#sightings.forget(peer.id);
+    this.#peers.removePeer(peer.id, null);
+    const record = { ...peer.record, publicKey: peer.record.nextKey!, nextKey: null };
+    const renewed: PeerMember = { type: 'peer', id, record, standing: peer.standing };
+    this.#members.keep(renewed);
+    this.#peers.setPeer(id, this.#specOf(renewed));
+    return name;
+  }
+
+  /** Shuts out whose time has come, at `now`, Unix seconds. */
+  expire(now: number): void {
+    if (now < this.#nextExpiry) return;
+    this.#nextExpiry = Number.POSITIVE_INFINITY;
+    for (const peer of [...this.peers()]) this.#update(peer, peer.record, now);
+    this.#onChange();
   }
 
   /** Forgets invites that ended long ago. */
   prune(now: number): void {
     for (const key of this.#store.pruneInvites(now - INVITE_MEMORY_SECONDS)) {
-      const member = this.#byKey.get(keyToBase64(key));
-      if (member !== undefined) this.#dismiss(member);
+      const member = this.#members.withKey(key);
+      if (member?.type === 'invite') this.#dismiss(member, null);
     }
   }
 
@@ -224,140 +346,163 @@ export class Registry {
   recordSightings(statuses: Iterable<PeerStatus>, now: number, wall: number): void {
     const news: PeerSighting[] = [];
     for (const status of statuses) {
-      const member = this.#byId.get(status.peer);
-      if (status.lastReceived === 0 || status.endpoint === null || member?.type !== 'peer')
-        continue;
-      const lastSeen = Math.floor(wall - (now - status.lastReceived) / 1000);
-      const endpoint = endpointText(status.endpoint);
-      const known = this.#sightings.get(status.peer);
-      if (known?.endpoint === endpoint && lastSeen < known.lastSeen + SIGHTING_SECONDS) continue;
-      this.#sightings.set(status.peer, { lastSeen, endpoint });
-      news.push({ publicKey: member.record.publicKey, lastSeen, endpoint });
-      this.#keep({ ...member, record: { ...member.record, lastSeen, endpoint } });
+      const member = this.#members.withId(status.peer);
+      const sighting = member?.type === 'peer' ? this.#sightings.news(status, now, wall) : null;
+      if (member?.type !== 'peer' || sighting === null) continue;
+      news.push({ publicKey: member.record.publicKey, ...sighting });
+      this.#members.keep({ ...member, record: { ...member.record, ...sighting } });
     }
     this.#store.recordSightings(news);
   }
 
-  #admitPeer(record: PeerRecord): void {
-    const member: PeerMember = { type: 'peer', id: this.#newId(), record };
-    this.#keep(member);
-    this.#peerCount += 1;
-    const endpoint = record.endpoint === null ? null : endpointOf(record.endpoint);
-    this.#peers.setPeer(member.id, { ...specOf(member), ...(endpoint && { endpoint }) });
+  /**
+   * Records with the settings of the file in force: its addresses are given (and stored), a
+   * network that is spoken for is left out. Names that are no peers yet have their address held.
+   */
+  #settle(records: readonly PeerRecord[], problems: string[], now: number): PeerRecord[] {
+    const names = new Set(records.map(({ name }) => name));
+    for (const name of this.#policy.fixedNames) {
+      if (!names.has(name) && this.#members.named(name) === undefined) this.#holdFixed(name);
+    }
+    const moves = records.flatMap((record) => {
+      const address = this.#policy.fixed(record.name)?.address ?? null;
+      return address === null || address === record.address ? [] : [{ record, address }];
+    });
+    const moved = this.#addresses.move(moves, problems, (given) =>
+      this.#store.atomically(() => {
+        for (const { record } of given) {
+          this.#store.changePeer(record.publicKey, { address: null }, now);
+        }
+        for (const { record, address } of given) {
+          this.#store.changePeer(record.publicKey, { address }, now);
+        }
+      }),
+    );
+    const claimed = this.#claimedBeside(names);
+    return records.map((record) => {
+      const address = moved.get(record.name) ?? record.address;
+      const settled = this.#overlay({ ...record, address });
+      return { ...settled, networks: claimed.claim(settled, problems) };
+    });
   }
 
-  #admitInvite(record: InviteRecord): void {
-    const member: Member = { type: 'invite', id: this.#newId(), record };
-    this.#keep(member);
-    this.#peers.setPeer(member.id, specOf(member));
+  /** Networks of the tunnel, and of all peers but those in `except`. */
+  #claimedBeside(except: ReadonlySet<string>): ClaimedNetworks {
+    const others = [...this.#members.peers()].map(({ record }) => record);
+    return new ClaimedNetworks(
+      this.#addresses.networks,
+      others.filter(({ name }) => !except.has(name)),
+    );
   }
 
-  #keep(member: Member): void {
-    this.#byId.set(member.id, member);
-    this.#byKey.set(keyToBase64(member.record.publicKey), member);
+  /** The file's settings in place of the stored ones; the address is settled elsewhere. */
+  #overlay(record: PeerRecord): PeerRecord {
+    const fixed = this.#policy.fixed(record.name);
+    return fixed === undefined ? record : { ...record, ...fixed, address: record.address };
   }
 
-  #dismiss(member: Member): void {
-    this.#byId.delete(member.id);
-    this.#byKey.delete(keyToBase64(member.record.publicKey));
-    this.#sightings.delete(member.id);
-    const address = member.record.address === null ? null : parseIpv4(member.record.address);
-    if (address !== null) this.#pool.release(address);
-    this.#peers.removePeer(member.id);
+  #holdFixed(name: string): void {
+    const address = this.#policy.fixed(name)?.address ?? null;
+    if (address !== null) this.#addresses.hold(name, address);
+  }
+
+  #addPeer(record: PeerRecord, now: number): void {
+    const id = this.#members.newId();
+    const member: PeerMember = { type: 'peer', id, record, standing: standingOf(record, now) };
+    this.#members.keep(member);
+    this.#watchExpiry(member);
+    if (member.standing === 'admitted') this.#admit(member);
+  }
+
+  /** Where it was last is known to the store only as long as the engine has not heard it. */
+  #admit(member: PeerMember): void {
+    const { endpoint: text, nextKey } = member.record;
+    const endpoint = text === null ? null : endpointOf(text);
+    this.#peers.setPeer(member.id, { ...this.#specOf(member), ...(endpoint && { endpoint }) });
+    if (nextKey !== null) this.#addSuccessor(member.record);
+  }
+
+  #addSuccessor(record: PeerRecord): void {
+    const member: Member = { type: 'successor', id: this.#members.newId(), record };
+    this.#members.keep(member);
+    this.#peers.setPeer(member.id, this.#specOf(member));
+  }
+
+  #addInvite(record: InviteRecord): void {
+    const member: Member = { type: 'invite', id: this.#members.newId(), record };
+    this.#members.keep(member);
+    this.#peers.setPeer(member.id, this.#specOf(member));
+  }
+
+  /** Another record or another time: lets in, shuts out, or tells the engine what changed. */
+  #update(before: PeerMember, record: PeerRecord, now: number): void {
+    const after: PeerMember = { ...before, record, standing: standingOf(record, now) };
+    this.#members.keep(after);
+    this.#watchExpiry(after);
+    if (after.standing !== 'admitted') {
+      if (before.standing === 'admitted') {
+        this.#dropSuccessor(after);
+        this.#peers.removePeer(after.id, after.standing);
+      }
+    } else if (before.standing !== 'admitted') {
+      this.#admit(after);
+    } else {
+      const spec = this.#specOf(after);
+      const former = this.#specOf(before);
+      if (String(spec.allowedIps) !== String(former.allowedIps))
+        this.#peers.setPeer(after.id, spec);
+    }
+  }
+
+  #watchExpiry({ record, standing }: PeerMember): void {
+    if (record.expires === null || standing !== 'admitted') return;
+    this.#nextExpiry = Math.min(this.#nextExpiry, record.expires);
+  }
+
+  #dropSuccessor({ record: { nextKey } }: PeerMember): void {
+    const successor = nextKey && this.#members.withKey(nextKey);
+    if (successor?.type !== 'successor') return;
+    this.#members.remove(successor);
+    this.#peers.removePeer(successor.id, null);
+  }
+
+  #dismiss(member: Exclude<Member, { type: 'successor' }>, why: DismissalReason | null): void {
+    this.#members.remove(member);
+    this.#sightings.forget(member.id);
+    this.#addresses.release(member.record);
+    this.#peers.removePeer(member.id, why);
   }
 
   #withdrawInvite(name: string): boolean {
     const record = this.#store.removeInvite(name);
     if (record === null) return false;
-    const member = this.#byKey.get(keyToBase64(record.publicKey));
-    if (member !== undefined) this.#dismiss(member);
+    const member = this.#members.withKey(record.publicKey);
+    if (member?.type === 'invite') this.#dismiss(member, 'revoked');
     return true;
   }
 
+  #requirePeer(name: string): PeerMember {
+    const peer = this.#members.named(name);
+    if (peer === undefined) throw new VpnError('PEER_UNKNOWN', `there is no peer called ${name}`);
+    return peer;
+  }
+
   #isFull(): boolean {
-    return this.#maxClients !== null && this.#peerCount >= this.#maxClients;
+    const { maxClients } = this.#policy;
+    return maxClients !== null && this.#members.peerCount >= maxClients;
   }
 
   #requireRoom(): void {
     if (this.#isFull()) {
-      throw new VpnError('TOO_MANY_PEERS', `maxClients is ${this.#maxClients}`);
+      throw new VpnError('TOO_MANY_PEERS', `maxClients is ${this.#policy.maxClients}`);
     }
   }
 
-  #reserveStored(text: string): boolean {
-    const address = parseIpv4(text);
-    return address !== null && this.#pool.reserve(address) === null;
-  }
-
-  /** Takes `text` from the pool, then runs `store`; gives it back when that throws. */
-  #reserving(text: string | null, store: () => void): void {
-    if (text === null) {
-      store();
-      return;
-    }
-    const address = parseIpv4(text);
-    const refusal = address === null ? 'outside' : this.#pool.reserve(address);
-    if (refusal !== null) throw addressError(text, refusal);
-    this.#releasingOnFailure(address as Ipv4, store);
-  }
-
-  #releasingOnFailure<T>(address: Ipv4, body: () => T): T {
-    try {
-      return body();
-    } catch (error) {
-      this.#pool.release(address);
-      throw error;
-    }
-  }
-
-  #newId(): PeerId {
-    this.#lastId += 1;
-    return this.#lastId as PeerId;
-  }
-}
-
-/**
- * What the engine is told: a peer owns its own address, an invite nothing. No endpoint: the engine
- * keeps the one it has, which is newer than the store's.
- */
-function specOf(member: Member): PeerSpec {
-  const { publicKey } = member.record;
-  const presharedKey = member.type === 'peer' ? member.record.presharedKey : null;
-  return {
-    publicKey,
-    ...(presharedKey === null ? {} : { presharedKey }),
-    allowedIps: allowedIpsOf(member),
-    persistentKeepalive: 0,
-  };
-}
-
-/** What a member may use as source: its own address once it has one, an invite nothing. */
-function allowedIpsOf(member: Member): readonly string[] {
-  if (member.type === 'invite' || member.record.address === null) return [];
-  return [`${member.record.address}/32`];
-}
-
-/** `address:port` or `[v6]:port`, as the store and `status` have it. */
-export function endpointText({ address, port }: Endpoint): string {
-  return formatHostPort({ host: address, port });
-}
-
-function endpointOf(text: string): Endpoint | null {
-  const parts = parseHostPort(text);
-  return parts === null ? null : { address: parts.host, port: parts.port };
-}
-
-function addressError(address: string, refusal: AddressRefusal): VpnError {
-  switch (refusal) {
-    case 'taken':
-      return new VpnError('ADDRESS_TAKEN', `the address ${address} belongs to another peer`);
-    case 'server':
-      return new VpnError('ADDRESS_UNUSABLE', `${address} is the server's own address`);
-    case 'notAHost':
-      return new VpnError('ADDRESS_UNUSABLE', `${address} names the network, not a host`);
-    case 'outside':
-      return new VpnError('ADDRESS_UNUSABLE', `${address} is outside the tunnel network`);
-    default:
-      return refusal satisfies never;
+  #specOf(member: Member): PeerSpec {
+    if (member.type !== 'peer' || member.record.address === null) return specOf(member, []);
+    const { address, networks } = member.record;
+    const address6 = this.address6Of(member.record);
+    const own = address6 === null ? [`${address}/32`] : [`${address}/32`, `${address6}/128`];
+    return specOf(member, [...own, ...networks]);
   }
 }

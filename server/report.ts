@@ -1,16 +1,17 @@
 /** Text for people: tables of peers and status. Pure; the same facts go out as JSON elsewhere. */
-import type { PeersReply } from './administration.ts';
+import type { PeerFacts, PeersReply } from './administration.ts';
 import type { StatusReply } from './status.ts';
 
 export function peersText({ peers, invites }: PeersReply): string {
   const rows = [
-    ['NAME', 'ADDRESS', 'FROM', 'LAST SEEN', 'PUBLIC KEY'],
+    ['NAME', 'ADDRESS', 'FROM', 'LAST SEEN', 'PUBLIC KEY', 'NOTES'],
     ...peers.map((p) => [
       p.name,
       p.address ?? '-',
       p.endpoint ?? '-',
       p.lastSeen ?? 'never',
       p.publicKey,
+      notesText(p),
     ]),
   ];
   const open = invites.map(({ name, address, expires }) => [
@@ -20,6 +21,15 @@ export function peersText({ peers, invites }: PeersReply): string {
   ]);
   const people = peers.length === 0 ? 'no peers yet' : table(rows);
   return open.length === 0 ? people : `${people}\n\n${table(open)}`;
+}
+
+function notesText({ suspended, expires, group, networks }: PeerFacts): string {
+  return [
+    ...(suspended ? ['suspended'] : []),
+    ...(expires === null ? [] : [`until ${expires}`]),
+    ...(group === null ? [] : [`group ${group}`]),
+    ...(networks.length === 0 ? [] : [`networks ${networks.join(',')}`]),
+  ].join('; ');
 }
 
 export function statusText(status: StatusReply): string {

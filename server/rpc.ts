@@ -1,6 +1,6 @@
 /**
  * The server's methods on its local socket: parameters checked by schema, results of
- * administration.ts and status.ts. Names: status, peers, invite, profile, revoke, stop.
+ * administration.ts and status.ts. docs/OPERATIONS.md lists them.
  */
 import { z } from 'zod';
 import { VpnError } from '../shared/errors.ts';
@@ -17,6 +17,21 @@ const inviteParameters = profileParameters.extend({
   expiresInSeconds: z.int().min(1).max(0xffff_ffff),
 });
 const revokeParameters = z.object({ name: z.string() });
+
+const renameParameters = z.object({ name: z.string(), to: z.string() });
+const setParameters = z.object({
+  name: z.string(),
+  change: z
+    .object({
+      address: z.string(),
+      address6: z.string().nullable(),
+      networks: z.array(z.string()).max(256),
+      expires: z.int().min(0).max(0xffff_ffff).nullable(),
+      suspended: z.boolean(),
+      group: z.string().nullable(),
+    })
+    .partial(),
+});
 
 export interface RpcTargets {
   readonly administration: Administration;
@@ -36,8 +51,21 @@ export function localMethods({
     invite: (input) => administration.invite(check(inviteParameters, input)),
     profile: (input) => administration.profile(check(profileParameters, input)),
     revoke: (input) => administration.revoke(check(revokeParameters, input).name),
+    rename: (input) => {
+      const { name, to } = check(renameParameters, input);
+      return administration.rename(name, to);
+    },
+    set: (input) => {
+      const { name, change } = check(setParameters, input);
+      return administration.set(name, withoutUndefined(change));
+    },
     stop: () => stop(),
   };
+}
+
+/** zod types an absent key as one that may be undefined; it never is. */
+function withoutUndefined<T extends object>(value: T) {
+  return value as { [K in keyof T]: Exclude<T[K], undefined> };
 }
 
 function check<S extends z.ZodType>(schema: S, input: unknown): z.output<S> {

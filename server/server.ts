@@ -6,6 +6,7 @@ import { existsSync, realpathSync, rmSync } from 'node:fs';
 import type { PublicKey } from '../keys/keypair.ts';
 import { bootClock as clock, createDataPlane } from '../native/index.ts';
 import { toHex } from '../shared/bytes.ts';
+import type { DismissalReason } from '../shared/control/messages.ts';
 import type { Interface, PeerId } from '../shared/dataplane.ts';
 import { VpnError } from '../shared/errors.ts';
 import type { Logger } from '../shared/log.ts';
@@ -27,8 +28,9 @@ import { createRegistry, openState, type ServerState } from './state.ts';
 import { readStatus } from './status.ts';
 import type { SavedSettings } from './store/store.ts';
 
-/** Every so many ticks: sightings to the store (10 s), handshakes after a restart, pruning (1 h). */
+/** Every so many ticks: sightings to the store (10 s), expiry dates (0.5 s), pruning (1 h). */
 const SIGHTING_TICKS = 10_000 / TICK_MS;
+const EXPIRY_TICKS = 500 / TICK_MS;
 const PRUNE_TICKS = 3_600_000 / TICK_MS;
 /** Handshakes started per tick after a restart; more would hold up the traffic. */
 const RECONNECTS_PER_TICK = 50;
@@ -121,7 +123,7 @@ class Server {
     });
     this.#registry = createRegistry(state, configuration, {
       setPeer: (id, spec) => this.#engine.setPeer(id, spec),
-      removePeer: (id) => this.#removePeer(id),
+      removePeer: (id, why) => this.#removePeer(id, why),
     });
     this.#refusals = new RefusalLog(log, this.#registry);
     this.#control = new ControlService({
@@ -215,14 +217,8 @@ class Server {
   }
 
   #admitAll(): void {
-    const stranded = this.#registry.load(clock.wall().seconds);
-    const network = formatNetwork(this.#options.configuration.network);
-    for (const { name, address } of stranded) {
-      this.#options.log.warn(
-        { peer: name, address },
-        `address is not in ${network}; it gets another`,
-      );
-    }
+    const problems = this.#registry.load(clock.wall().seconds);
+    for (const problem of problems) this.#options.log.warn(problem);
     this.#reconnects = this.#registry.recentlyActive();
   }
 
@@ -276,9 +272,11 @@ class Server {
     }
   }
 
-  #removePeer(id: PeerId): void {
+  /** A peer that is shut out hears why with the last packet under its key. */
+  #removePeer(id: PeerId, why: DismissalReason | null): void {
+    if (why === null) this.#control.forget(id);
+    else this.#control.dismiss(id, why);
     this.#engine.removePeer(id);
-    this.#control.forget(id);
     this.#connected.delete(id);
   }
 
@@ -287,6 +285,9 @@ class Server {
     this.#ticks += 1;
     for (const id of this.#reconnects.splice(0, RECONNECTS_PER_TICK)) this.#engine.connect(id);
     if (this.#ticks % SIGHTING_TICKS === 0) this.#trySightings(this.#engine.peers());
+    if (this.#ticks % EXPIRY_TICKS === 0) {
+      this.#tryStore(() => this.#registry.expire(clock.wall().seconds));
+    }
     if (this.#ticks % PRUNE_TICKS === 0) {
       this.#tryStore(() => this.#registry.prune(clock.wall().seconds));
     }

@@ -5,9 +5,10 @@
 import { join } from 'node:path';
 import { acquireInstanceLock, type InstanceLock } from '../shared/system/instance-lock.ts';
 import { AddressPool } from './address-pool.ts';
+import { Addresses } from './addresses.ts';
 import type { ServerConfiguration } from './configuration.ts';
 import { loadIdentity, type ServerIdentity } from './identity.ts';
-import { type PeerTable, Registry } from './registry.ts';
+import { type PeerTable, Registry, type RegistryPolicy } from './registry.ts';
 import { openSqliteStore } from './store/sqlite-store.ts';
 import type { Store } from './store/store.ts';
 
@@ -51,13 +52,20 @@ export function createRegistry(
   { store, identity }: ServerState,
   configuration: ServerConfiguration,
   peers: PeerTable,
+  onChange: () => void = () => {},
 ): Registry {
-  const { network, address, pool, maxClients } = configuration;
+  const { network, address, pool } = configuration;
   return new Registry({
     store,
-    pool: new AddressPool({ network, serverAddress: address, ...pool }),
+    addresses: new Addresses(new AddressPool({ network, serverAddress: address, ...pool }), null),
     peers,
     publicKey: identity.publicKey,
-    maxClients,
+    policy: registryPolicy(configuration),
+    onChange,
   });
+}
+
+/** The part of the settings that the registry follows, at start and after a reload. */
+export function registryPolicy({ maxClients }: ServerConfiguration): RegistryPolicy {
+  return { maxClients, fixed: () => undefined, fixedNames: [] };
 }

@@ -2,10 +2,11 @@
 import { keyToBase64 } from '../keys/keypair.ts';
 import type { DropReason, Interface } from '../shared/dataplane.ts';
 import type { Engine, PeerStatus } from '../shared/session/engine.ts';
-import { timeText } from './administration.ts';
 import type { ServerConfiguration } from './configuration.ts';
+import { timeText } from './expiry.ts';
 import { formatIpv4, formatNetwork } from './ipv4.ts';
-import { endpointText, type Registry } from './registry.ts';
+import { endpointText } from './member.ts';
+import type { Registry } from './registry.ts';
 
 type Drops = Readonly<Record<DropReason, number>>;
 

@@ -188,6 +188,14 @@ export const ERRORS = {
     exit: ExitCode.usage,
     hint: "Choose a host address of the tunnel network, not the server's.",
   },
+  NETWORK_UNUSABLE: {
+    exit: ExitCode.usage,
+    hint: 'Name networks that belong to nobody else, such as 10.20.0.0/16; `vpn-server peers` lists those in use.',
+  },
+  SETTING_FIXED: {
+    exit: ExitCode.config,
+    hint: 'Change it in the settings file, then run `vpn-server reload`.',
+  },
   POOL_EXHAUSTED: {
     exit: ExitCode.other,
     hint: 'Revoke peers that are gone, or start the server with a larger --network.',

@@ -47,4 +47,25 @@ export const MIGRATIONS: readonly string[] = [
      name TEXT NOT NULL,
      revoked INTEGER NOT NULL
    ) STRICT;`,
+
+  `-- What the operator settles per peer; networks: a JSON list of CIDR texts.
+   ALTER TABLE peer ADD COLUMN expires INTEGER;
+   ALTER TABLE peer ADD COLUMN suspended INTEGER NOT NULL DEFAULT 0 CHECK (suspended IN (0, 1));
+   ALTER TABLE peer ADD COLUMN peer_group TEXT;
+   ALTER TABLE peer ADD COLUMN networks TEXT NOT NULL DEFAULT '[]';
+   -- Only when it does not follow from the IPv4 address.
+   ALTER TABLE peer ADD COLUMN address6 TEXT;
+   CREATE UNIQUE INDEX peer_address6 ON peer (address6) WHERE address6 IS NOT NULL;
+
+   -- The key that takes the place of public_key once it has shaken hands.
+   ALTER TABLE peer ADD COLUMN next_key BLOB CHECK (next_key IS NULL OR length(next_key) = 32);
+   CREATE UNIQUE INDEX peer_next_key ON peer (next_key) WHERE next_key IS NOT NULL;
+
+   -- What waits for a peer of that name: from an imported address list.
+   CREATE TABLE reservation (
+     name TEXT PRIMARY KEY,
+     address TEXT UNIQUE,
+     networks TEXT NOT NULL DEFAULT '[]',
+     created INTEGER NOT NULL
+   ) STRICT, WITHOUT ROWID;`,
 ];

@@ -5,46 +5,34 @@
 import { existsSync, mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import Database from 'better-sqlite3';
-import type { PresharedKey, PublicKey } from '../../keys/keypair.ts';
+import type { PublicKey } from '../../keys/keypair.ts';
 import { keyFromBase64, keyToBase64 } from '../../keys/keypair.ts';
 import { VpnError } from '../../shared/errors.ts';
+import {
+  bytesOf,
+  columnOf,
+  type InviteRow,
+  inviteOf,
+  listOf,
+  type PeerRow,
+  peerOf,
+  type ReservationRow,
+  SELECT_INVITE,
+  SELECT_PEER,
+} from './rows.ts';
 import { MIGRATIONS } from './schema.ts';
 import type {
   EnrolOutcome,
   InviteRecord,
   NewPeer,
-  PeerOrigin,
   PeerRecord,
+  PeerSettings,
   PeerSighting,
+  ReservationRecord,
   RevokedRecord,
   SavedSettings,
   Store,
 } from './store.ts';
-
-interface PeerRow {
-  readonly public_key: Buffer;
-  readonly name: string;
-  readonly preshared_key: Buffer | null;
-  readonly origin: PeerOrigin;
-  readonly created: number;
-  readonly last_seen: number | null;
-  readonly endpoint: string | null;
-  readonly address: string | null;
-}
-
-interface InviteRow {
-  readonly public_key: Buffer;
-  readonly name: string;
-  readonly address: string | null;
-  readonly created: number;
-  readonly expires: number;
-  readonly used_by: Buffer | null;
-}
-
-const SELECT_PEER = `SELECT public_key, name, preshared_key, origin, peer.created AS created,
-  last_seen, endpoint, address FROM peer LEFT JOIN lease ON lease.peer = peer.id`;
-const SELECT_INVITE = `SELECT public_key, name, address, invite.created AS created, expires,
-  used_by FROM invite LEFT JOIN lease ON lease.invite = invite.public_key`;
 
 /**
  * Opens the store in `path`, making it (and its directory, mode 0700) when it is missing and
@@ -171,13 +159,38 @@ export class SqliteStore implements Store {
     }));
   }
 
-  setAddress(key: PublicKey, address: string | null, now: number): void {
+  renamePeer(key: PublicKey, name: string): void {
     this.#transaction(() => {
-      const row = this.#get('SELECT id FROM peer WHERE public_key = ?', key) as { id: number };
-      this.#run('DELETE FROM lease WHERE peer = ?', row.id);
-      if (address === null) return;
-      this.#requireFreeAddress(address);
-      this.#run('INSERT INTO lease VALUES (?, ?, NULL, ?)', address, row.id, now);
+      const former = this.peer(key)!.name;
+      this.#takeName(name);
+      this.#run('UPDATE peer SET name = ? WHERE public_key = ?', name, key);
+      this.#run('DELETE FROM name WHERE name = ?', former);
+    });
+  }
+
+  changePeer(key: PublicKey, change: Partial<PeerSettings>, now: number): void {
+    this.#transaction(() => {
+      const { address, ...columns } = change;
+      for (const [name, value] of Object.entries(columns)) {
+        const [column, stored] = columnOf(name as keyof typeof columns, value);
+        this.#updatePeer(column, stored, key);
+      }
+      if (address !== undefined) this.#setAddress(key, address, now);
+    });
+  }
+
+  setNextKey(key: PublicKey, next: PublicKey): void {
+    this.#transaction(() => {
+      this.#requireFreeKey(next);
+      this.#run('UPDATE peer SET next_key = ? WHERE public_key = ?', next, key);
+    });
+  }
+
+  replaceKey(key: PublicKey, now: number): void {
+    this.#transaction(() => {
+      const { name } = this.peer(key)!;
+      this.#run('UPDATE peer SET public_key = next_key, next_key = NULL WHERE public_key = ?', key);
+      this.#run('INSERT OR REPLACE INTO revoked VALUES (?, ?, ?)', key, name, now);
     });
   }
 
@@ -245,7 +258,9 @@ export class SqliteStore implements Store {
         return { type: 'refused', reason: 'inviteUsed' };
       }
       if (now >= invite.expires) return { type: 'refused', reason: 'inviteExpired' };
-      if (known !== null || this.#isInviteKey(key)) return { type: 'refused', reason: 'keyTaken' };
+      if (this.#isPeerKey(key) || this.#isInviteKey(key)) {
+        return { type: 'refused', reason: 'keyTaken' };
+      }
       // The name and the promised address go from the invite to the peer.
       this.#run('DELETE FROM lease WHERE invite = ?', inviteKey);
       this.#run('DELETE FROM name WHERE name = ?', invite.name);
@@ -257,32 +272,74 @@ export class SqliteStore implements Store {
     });
   }
 
+  reservations(): ReservationRecord[] {
+    const rows = this.#all('SELECT name, address, networks, created FROM reservation');
+    return (rows as ReservationRow[]).map((row) => ({ ...row, networks: listOf(row.networks) }));
+  }
+
+  addReservation({ name, address, networks, created }: ReservationRecord): void {
+    this.#transaction(() => {
+      this.#run('DELETE FROM reservation WHERE name = ?', name);
+      if (address !== null) this.#requireFreeAddress(address);
+      const list = JSON.stringify(networks);
+      this.#run('INSERT INTO reservation VALUES (?, ?, ?, ?)', name, address, list, created);
+    });
+  }
+
+  removeReservation(name: string): boolean {
+    return this.#transaction(
+      () => this.#run('DELETE FROM reservation WHERE name = ?', name).changes > 0,
+    );
+  }
+
+  atomically<T>(body: () => T): T {
+    return this.#transaction(body);
+  }
+
   close(): void {
     this.#db.close();
   }
 
   #insertPeer(peer: NewPeer): void {
-    if (this.peer(peer.publicKey) !== null || this.#isInviteKey(peer.publicKey)) {
-      throw new VpnError('KEY_TAKEN', `the key ${keyToBase64(peer.publicKey)} is already in use`);
-    }
+    this.#requireFreeKey(peer.publicKey);
     this.#takeName(peer.name);
+    const reserved = this.#get(
+      'SELECT name, address, networks, created FROM reservation WHERE name = ?',
+      peer.name,
+    ) as ReservationRow | undefined;
+    this.#run('DELETE FROM reservation WHERE name = ?', peer.name);
+    const address = peer.address ?? reserved?.address ?? null;
     const { lastInsertRowid } = this.#run(
-      `INSERT INTO peer (public_key, name, preshared_key, origin, created)
-       VALUES (?, ?, ?, ?, ?)`,
+      `INSERT INTO peer (public_key, name, preshared_key, origin, created, networks)
+       VALUES (?, ?, ?, ?, ?, ?)`,
       peer.publicKey,
       peer.name,
       peer.presharedKey,
       peer.origin,
       peer.created,
+      reserved?.networks ?? '[]',
     );
-    if (peer.address === null) return;
-    this.#requireFreeAddress(peer.address);
-    this.#run(
-      'INSERT INTO lease VALUES (?, ?, NULL, ?)',
-      peer.address,
-      lastInsertRowid,
-      peer.created,
-    );
+    if (address === null) return;
+    this.#requireFreeAddress(address);
+    this.#run('INSERT INTO lease VALUES (?, ?, NULL, ?)', address, lastInsertRowid, peer.created);
+  }
+
+  #setAddress(key: PublicKey, address: string | null, now: number): void {
+    const row = this.#get('SELECT id FROM peer WHERE public_key = ?', key) as { id: number };
+    this.#run('DELETE FROM lease WHERE peer = ?', row.id);
+    if (address === null) return;
+    this.#requireFreeAddress(address);
+    this.#run('INSERT INTO lease VALUES (?, ?, NULL, ?)', address, row.id, now);
+  }
+
+  /** `column` is one of ours, never from outside. */
+  #updatePeer(column: string, value: unknown, key: PublicKey): void {
+    try {
+      this.#run(`UPDATE peer SET ${column} = ? WHERE public_key = ?`, value, key);
+    } catch (cause) {
+      if (codeOf(cause) !== 'SQLITE_CONSTRAINT_UNIQUE') throw cause;
+      throw new VpnError('ADDRESS_TAKEN', `the address ${value} belongs to another peer`);
+    }
   }
 
   #deleteInvite(name: string): InviteRecord | null {
@@ -302,9 +359,25 @@ export class SqliteStore implements Store {
   }
 
   #requireFreeAddress(address: string): void {
-    if (this.#get('SELECT 1 FROM lease WHERE address = ?', address) !== undefined) {
+    const taken =
+      this.#get('SELECT 1 FROM lease WHERE address = ?', address) ??
+      this.#get('SELECT 1 FROM reservation WHERE address = ?', address);
+    if (taken !== undefined) {
       throw new VpnError('ADDRESS_TAKEN', `the address ${address} belongs to another peer`);
     }
+  }
+
+  #requireFreeKey(key: PublicKey): void {
+    if (this.#isPeerKey(key) || this.#isInviteKey(key)) {
+      throw new VpnError('KEY_TAKEN', `the key ${keyToBase64(key)} is already in use`);
+    }
+  }
+
+  /** Of a peer, now or after its rotation. */
+  #isPeerKey(key: PublicKey): boolean {
+    return (
+      this.#get('SELECT 1 FROM peer WHERE public_key = ? OR next_key = ?', key, key) !== undefined
+    );
   }
 
   #isInviteKey(key: PublicKey): boolean {
@@ -357,33 +430,4 @@ export class SqliteStore implements Store {
       throw storeError(cause, this.#db.name);
     }
   }
-}
-
-/** A copy outside Node's buffer pool. */
-function bytesOf<K extends PublicKey | PresharedKey>(blob: Buffer): K {
-  return new Uint8Array(blob) as K;
-}
-
-function peerOf(row: PeerRow): PeerRecord {
-  return {
-    publicKey: bytesOf<PublicKey>(row.public_key),
-    name: row.name,
-    presharedKey: row.preshared_key && bytesOf<PresharedKey>(row.preshared_key),
-    origin: row.origin,
-    created: row.created,
-    lastSeen: row.last_seen,
-    endpoint: row.endpoint,
-    address: row.address,
-  };
-}
-
-function inviteOf(row: InviteRow): InviteRecord {
-  return {
-    publicKey: bytesOf<PublicKey>(row.public_key),
-    name: row.name,
-    address: row.address,
-    created: row.created,
-    expires: row.expires,
-    usedBy: row.used_by && bytesOf<PublicKey>(row.used_by),
-  };
 }

@@ -9,8 +9,22 @@ import type { PresharedKey, PublicKey } from '../../keys/keypair.ts';
 /** How a peer came in: with an invite from our client, or by a printed wg-quick profile. */
 export type PeerOrigin = 'invite' | 'profile';
 
+/** What an operator settles for one peer. Times are Unix seconds. */
+export interface PeerSettings {
+  /** Its IPv4 address; null until the first lease, then the same for ever. */
+  readonly address: string | null;
+  /** Its IPv6 address; null: the one that follows from `address`. */
+  readonly address6: string | null;
+  /** Networks behind it, CIDR texts. */
+  readonly networks: readonly string[];
+  /** It is shut out from this moment on; null: never. */
+  readonly expires: number | null;
+  readonly suspended: boolean;
+  readonly group: string | null;
+}
+
 /** Times are Unix seconds. */
-export interface PeerRecord {
+export interface PeerRecord extends PeerSettings {
   readonly publicKey: PublicKey;
   /** Unique among peers and open invites. */
   readonly name: string;
@@ -21,8 +35,8 @@ export interface PeerRecord {
   readonly lastSeen: number | null;
   /** Where it was last, `address:port` or `[v6]:port`. */
   readonly endpoint: string | null;
-  /** Its address; null until the first lease. The same for ever. */
-  readonly address: string | null;
+  /** Takes the place of publicKey once it has shaken hands; null: no rotation is under way. */
+  readonly nextKey: PublicKey | null;
 }
 
 export type NewPeer = Pick<
@@ -40,6 +54,14 @@ export interface InviteRecord {
   readonly expires: number;
   /** Key of the peer that used it. */
   readonly usedBy: PublicKey | null;
+}
+
+/** What waits for a peer of that name. */
+export interface ReservationRecord {
+  readonly name: string;
+  readonly address: string | null;
+  readonly networks: readonly string[];
+  readonly created: number;
 }
 
 export interface RevokedRecord {
@@ -76,13 +98,22 @@ export interface Store {
   /** In the order they came. */
   peers(): PeerRecord[];
   peer(key: PublicKey): PeerRecord | null;
-  /** Throws VpnError NAME_TAKEN, KEY_TAKEN or ADDRESS_TAKEN. */
+  /**
+   * Adds a peer with what was reserved for its name. Throws VpnError NAME_TAKEN, KEY_TAKEN or
+   * ADDRESS_TAKEN.
+   */
   addPeer(peer: NewPeer): void;
+  /** Throws VpnError NAME_TAKEN. */
+  renamePeer(key: PublicKey, name: string): void;
+  /** Changes what is named in `change`. Throws VpnError ADDRESS_TAKEN. */
+  changePeer(key: PublicKey, change: Partial<PeerSettings>, now: number): void;
+  /** Notes the key that is to follow, in place of one noted before. Throws VpnError KEY_TAKEN. */
+  setNextKey(key: PublicKey, next: PublicKey): void;
+  /** The noted key takes over; the old one counts as revoked. */
+  replaceKey(key: PublicKey, now: number): void;
   /** Removes the peer and its lease and remembers the key as revoked; false: no such peer. */
   revokePeer(key: PublicKey, now: number): boolean;
   revoked(): RevokedRecord[];
-  /** Gives the peer its address; throws VpnError ADDRESS_TAKEN. */
-  setAddress(key: PublicKey, address: string | null, now: number): void;
   recordSightings(sightings: readonly PeerSighting[]): void;
 
   /** Used and expired ones included, until pruned. */
@@ -98,6 +129,14 @@ export interface Store {
    * again is the same enrolment, because the first answer may have been lost.
    */
   enrol(invite: PublicKey, key: PublicKey, now: number): EnrolOutcome;
+
+  reservations(): ReservationRecord[];
+  /** Replaces the one of the same name. Throws VpnError ADDRESS_TAKEN. */
+  addReservation(reservation: ReservationRecord): void;
+  removeReservation(name: string): boolean;
+
+  /** Everything that `body` does, or, when it throws, nothing. */
+  atomically<T>(body: () => T): T;
 
   close(): void;
 }

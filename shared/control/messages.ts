@@ -77,13 +77,21 @@ const refusal = z.object({
 
 /** The sender leaves now: no answer. */
 const byeNotice = z.object({ type: z.literal('bye') });
+/** Why a server shuts a peer out; a later version's reasons read as `revoked`. */
+export const DISMISSAL_REASONS = ['revoked', 'suspended', 'expired'] as const;
+export type DismissalReason = (typeof DISMISSAL_REASONS)[number];
+/** From the server: this is the last it says under this key. */
+const dismissedNotice = z.object({
+  type: z.literal('dismissed'),
+  reason: z.enum(DISMISSAL_REASONS).or(text(64).transform((): DismissalReason => 'revoked')),
+});
 
 export type ControlRequest = z.infer<typeof leaseRequest> | z.infer<typeof enrolRequest>;
 export type LeaseAnswer = z.infer<typeof leaseAnswer>;
 export type EnrolAnswer = z.infer<typeof enrolAnswer>;
 export type Refusal = z.infer<typeof refusal>;
 export type ControlAnswer = LeaseAnswer | EnrolAnswer | Refusal;
-export type ControlNotice = z.infer<typeof byeNotice>;
+export type ControlNotice = z.infer<typeof byeNotice> | z.infer<typeof dismissedNotice>;
 export type ControlMessage = ControlRequest | ControlAnswer | ControlNotice;
 
 /** A message before the exchange gave it its id. */
@@ -96,6 +104,7 @@ const SCHEMAS = new Map<string, z.ZodType<ControlMessage>>([
   ['enrolled', enrolAnswer],
   ['refused', refusal],
   ['bye', byeNotice],
+  ['dismissed', dismissedNotice],
 ]);
 
 const envelope = z.object({ type: z.string().max(64) });
@@ -105,7 +114,7 @@ export function isRequest(message: ControlMessage): message is ControlRequest {
 }
 
 export function isNotice(message: ControlMessage): message is ControlNotice {
-  return message.type === 'bye';
+  return message.type === 'bye' || message.type === 'dismissed';
 }
 
 /**

@@ -251,3 +251,18 @@ test('a goodbye of the server is followed by a knock a second later', () => {
   expect(run.connection.state).toBe('reconnecting');
   expect(run.wait(1_000)).toEqual(['aim 10.77.1.1 own']);
 });
+
+test.each([
+  ['revoked', 'this device was revoked by the server'],
+  ['suspended', 'this device was suspended by the server'],
+  ['expired', "this device's time at the server has expired"],
+] as const)('who is %s ends, connected or not', (reason, message) => {
+  for (const inputs of [[], [established, { type: 'leased' }, { type: 'applied', text: '' }]]) {
+    const run = new Run();
+    run.feed({ type: 'start' }, found(A), ...(inputs as Input[]));
+    if (inputs.length > 0) run.feed({ type: 'checked', text: '' });
+    run.feed({ type: 'dismissed', reason });
+    expect(run.error).toBe(`REFUSED: ${message}`);
+    expect(run.connection.state).toBe('failed');
+  }
+});

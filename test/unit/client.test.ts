@@ -19,6 +19,7 @@ import {
   publicKeyOf,
 } from '../../keys/keypair.ts';
 import { AddressPool } from '../../server/address-pool.ts';
+import { Addresses } from '../../server/addresses.ts';
 import { ControlService } from '../../server/control-service.ts';
 import { type Ipv4, parseNetwork } from '../../server/ipv4.ts';
 import { Registry } from '../../server/registry.ts';
@@ -32,6 +33,7 @@ import { callLocalSocket } from '../../shared/system/local-socket.ts';
 import { Device } from '../sim/device.ts';
 import { SimulatedDataPlane } from '../sim/simulated-data-plane.ts';
 import { SimulatedNetwork } from '../sim/simulated-network.ts';
+import { policyOf } from './server-harness.ts';
 
 const SERVER_AT = { host: '192.0.2.2', port: 6000 };
 const TICK_MS = 250;
@@ -94,10 +96,13 @@ class TestServer {
     const tunnel = parseNetwork('192.168.1.0/24')!;
     this.registry = new Registry({
       store: new SqliteStore(db),
-      pool: new AddressPool({ network: tunnel, serverAddress: (tunnel.base + 1) as Ipv4 }),
+      addresses: new Addresses(
+        new AddressPool({ network: tunnel, serverAddress: (tunnel.base + 1) as Ipv4 }),
+        null,
+      ),
       peers: engine,
       publicKey: engine.publicKey,
-      maxClients: null,
+      policy: policyOf({}),
     });
     this.registry.load(now());
     this.control = new ControlService({

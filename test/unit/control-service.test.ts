@@ -118,6 +118,21 @@ describe('ControlService', () => {
     expect(sent.map(({ peer }) => peer)).toEqual([h.idOf(1)]);
   });
 
+  it('tells a peer that is shut out why, and nothing to one that has not spoken', () => {
+    for (const n of [1, 2]) h.profile(n, `p${n}`);
+    say(1, { type: 'lease', id: 1 });
+    const ids = [1, 2].map((n) => h.idOf(n));
+    for (const id of ids) service.dismiss(id, 'suspended');
+    expect(sent.map(({ peer }) => peer)).toEqual([ids[0]]);
+    const heard = new Reassembler().add(sent[0]!.frame, 0);
+    expect(heard).toEqual({
+      type: 'message',
+      message: { type: 'dismissed', reason: 'suspended' },
+    });
+    service.dismiss(ids[0]!, 'revoked');
+    expect(sent).toHaveLength(1);
+  });
+
   it('notices a goodbye and lets the peer speak first again', () => {
     h.profile(1, 'phone');
     say(1, { type: 'lease', id: 1 });

@@ -3,22 +3,47 @@ import Database from 'better-sqlite3';
 import type { PresharedKey, PublicKey } from '../../keys/keypair.ts';
 import { keyToBase64 } from '../../keys/keypair.ts';
 import { AddressPool } from '../../server/address-pool.ts';
+import { Addresses } from '../../server/addresses.ts';
 import { type Ipv4, parseNetwork } from '../../server/ipv4.ts';
-import { type EnrolResult, type LeaseOutcome, Registry } from '../../server/registry.ts';
+import {
+  type EnrolResult,
+  type FixedSettings,
+  type LeaseOutcome,
+  Registry,
+  type RegistryPolicy,
+} from '../../server/registry.ts';
 import { MIGRATIONS } from '../../server/store/schema.ts';
 import { SqliteStore } from '../../server/store/sqlite-store.ts';
-import type { PeerRecord } from '../../server/store/store.ts';
+import { parseCidr } from '../../shared/cidr.ts';
+import type { DismissalReason } from '../../shared/control/messages.ts';
 import type { PeerId } from '../../shared/dataplane.ts';
 import type { PeerSpec } from '../../shared/session/engine.ts';
 import { key } from './store-suite.ts';
 
 export const SERVER_KEY = key(200);
 
+export interface RestartOptions {
+  readonly network?: string;
+  readonly network6?: string;
+  readonly maxClients?: number;
+  readonly fixed?: Readonly<Record<string, FixedSettings>>;
+}
+
+export function policyOf({ maxClients, fixed = {} }: RestartOptions): RegistryPolicy {
+  return {
+    maxClients: maxClients ?? null,
+    fixed: (name) => fixed[name],
+    fixedNames: Object.keys(fixed),
+  };
+}
+
 export class Harness {
   readonly now = 500;
   readonly store: SqliteStore;
   registry!: Registry;
   readonly ids: PeerId[] = [];
+  readonly dismissed: [PeerId, DismissalReason][] = [];
+  changes = 0;
   #specs = new Map<PeerId, PeerSpec>();
 
   constructor() {
@@ -30,21 +55,30 @@ export class Harness {
   }
 
   /** A new registry on the same store; the peers without a usable address. */
-  restart(o: { network?: string; maxClients?: number } = {}): PeerRecord[] {
+  restart(o: RestartOptions = {}): string[] {
     const network = parseNetwork(o.network ?? '192.168.1.0/24')!;
     this.#specs = new Map();
     this.registry = new Registry({
       store: this.store,
-      pool: new AddressPool({ network, serverAddress: (network.base + 1) as Ipv4 }),
+      addresses: new Addresses(
+        new AddressPool({ network, serverAddress: (network.base + 1) as Ipv4 }),
+        o.network6 === undefined ? null : parseCidr(o.network6),
+      ),
       peers: {
         setPeer: (id, spec) => {
           if (!this.#specs.has(id)) this.ids.push(id);
           this.#specs.set(id, spec);
         },
-        removePeer: (id) => this.#specs.delete(id),
+        removePeer: (id, why) => {
+          if (why !== null) this.dismissed.push([id, why]);
+          this.#specs.delete(id);
+        },
       },
       publicKey: SERVER_KEY,
-      maxClients: o.maxClients ?? null,
+      policy: policyOf(o),
+      onChange: () => {
+        this.changes += 1;
+      },
     });
     return this.registry.load(this.now);
   }
@@ -73,7 +107,7 @@ export class Harness {
   profile(byte: number, name: string, address: string | null = null): string {
     const presharedKey: PresharedKey | null = null;
     const peer = { publicKey: key(byte), name, presharedKey, created: this.now };
-    return this.registry.addProfilePeer(peer, address);
+    return this.registry.addProfilePeer(peer, address).address!;
   }
 
   enrol(invite: number, own: number): EnrolResult {

@@ -27,6 +27,12 @@ function invite(byte: number, name: string, address: string | null = null) {
   return { publicKey: key(byte), name, address, created: 100, expires: 1000 };
 }
 
+/** What nobody has said about a peer yet. */
+const fresh = {
+  ...{ lastSeen: null, endpoint: null, address6: null, networks: [], expires: null },
+  ...{ suspended: false, group: null, nextKey: null },
+};
+
 /** `open` opens the same store again after `close`. */
 export function storeSuite(name: string, make: () => { open(): Store }): void {
   describe(name, () => {
@@ -63,8 +69,8 @@ export function storeSuite(name: string, make: () => { open(): Store }): void {
       store.addPeer(peer(1, 'a'));
       reopen();
       expect(store.peers()).toEqual([
-        { ...peer(2, 'b', '10.0.0.3'), presharedKey, lastSeen: null, endpoint: null },
-        { ...peer(1, 'a'), lastSeen: null, endpoint: null },
+        { ...peer(2, 'b', '10.0.0.3'), presharedKey, ...fresh },
+        { ...peer(1, 'a'), ...fresh },
       ]);
       expect(store.peer(key(3))).toBeNull();
     });
@@ -81,11 +87,71 @@ export function storeSuite(name: string, make: () => { open(): Store }): void {
     it('gives an address to one peer only, and takes it back', () => {
       store.addPeer(peer(1, 'a'));
       store.addPeer(peer(2, 'b'));
-      store.setAddress(key(1), '10.0.0.2', 200);
-      expect(codeOf(() => store.setAddress(key(2), '10.0.0.2', 200))).toBe('ADDRESS_TAKEN');
-      store.setAddress(key(1), null, 201);
-      store.setAddress(key(2), '10.0.0.2', 202);
+      store.changePeer(key(1), { address: '10.0.0.2' }, 200);
+      const taken = () => store.changePeer(key(2), { address: '10.0.0.2' }, 200);
+      expect(codeOf(taken)).toBe('ADDRESS_TAKEN');
+      store.changePeer(key(1), { address: null }, 201);
+      store.changePeer(key(2), { address: '10.0.0.2' }, 202);
       expect(store.peers().map((p) => p.address)).toEqual([null, '10.0.0.2']);
+    });
+
+    it('keeps what is settled for a peer, and its other name', () => {
+      store.addPeer(peer(1, 'a', '10.0.0.2'));
+      store.addPeer(peer(2, 'b'));
+      const change = {
+        ...{ address: '10.0.0.9', address6: 'fd00::9', networks: ['10.20.0.0/16'] },
+        ...{ expires: 900, suspended: true, group: 'staff' },
+      };
+      store.changePeer(key(1), change, 200);
+      store.renamePeer(key(1), 'c');
+      expect(codeOf(() => store.renamePeer(key(1), 'b'))).toBe('NAME_TAKEN');
+      const again = () => store.changePeer(key(2), { group: 'x', address6: 'fd00::9' }, 200);
+      expect(codeOf(again)).toBe('ADDRESS_TAKEN');
+      reopen();
+      expect(store.peer(key(1))).toEqual({ ...peer(1, 'c'), ...fresh, ...change });
+      expect(store.peer(key(2))).toEqual({ ...peer(2, 'b'), ...fresh });
+      store.addPeer(peer(3, 'a', '10.0.0.2'));
+    });
+
+    it('changes a key when the new one takes over, and counts the old one as revoked', () => {
+      store.addPeer(peer(1, 'a', '10.0.0.2'));
+      store.addPeer(peer(2, 'b'));
+      expect(codeOf(() => store.setNextKey(key(1), key(2)))).toBe('KEY_TAKEN');
+      store.setNextKey(key(1), key(3));
+      store.setNextKey(key(1), key(4));
+      expect(codeOf(() => store.setNextKey(key(2), key(4)))).toBe('KEY_TAKEN');
+      reopen();
+      expect(store.peer(key(1))?.nextKey).toEqual(key(4));
+      store.replaceKey(key(1), 300);
+      expect(store.peer(key(1))).toBeNull();
+      expect(store.peer(key(4))).toMatchObject({ name: 'a', address: '10.0.0.2', nextKey: null });
+      expect(store.revoked()).toEqual([{ publicKey: key(1), name: 'a', revoked: 300 }]);
+    });
+
+    it('gives what is reserved for a name to its peer, and to nobody else', () => {
+      const networks = ['10.20.0.0/16'];
+      store.addReservation({ name: 'a', address: '10.0.0.7', networks, created: 1 });
+      store.addReservation({ name: 'gone', address: '10.0.0.8', networks: [], created: 1 });
+      expect(codeOf(() => store.addPeer(peer(9, 'x', '10.0.0.7')))).toBe('ADDRESS_TAKEN');
+      expect(store.removeReservation('gone')).toBe(true);
+      expect(store.removeReservation('gone')).toBe(false);
+      reopen();
+      expect(store.reservations().map((r) => [r.name, r.address])).toEqual([['a', '10.0.0.7']]);
+      store.addInvite(invite(50, 'a'));
+      const outcome = store.enrol(key(50), key(1), 500);
+      expect(outcome).toMatchObject({ type: 'enrolled', peer: { address: '10.0.0.7', networks } });
+      expect(store.reservations()).toEqual([]);
+    });
+
+    it('does all of several changes or none', () => {
+      const several = () =>
+        store.atomically(() => {
+          store.addPeer(peer(1, 'a'));
+          store.addPeer(peer(2, 'a'));
+        });
+      expect(codeOf(several)).toBe('NAME_TAKEN');
+      expect(store.peers()).toEqual([]);
+      expect(store.atomically(() => 7)).toBe(7);
     });
 
     it('revokes a peer: name and address are free, the key is remembered', () => {

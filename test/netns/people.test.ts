@@ -1,0 +1,71 @@
+/**
+ * What an operator changes about people, while they are connected.
+ *
+ *   a eth0 10.77.1.2 ---- 10.77.1.1 s1 \\
+ *                                       - server, tun 192.168.1.1
+ *   b eth0 10.77.2.2 ---- 10.77.2.1 s2 /
+ */
+import { expect, test } from 'vitest';
+import { inNet } from './harness.ts';
+import { layStar, serverAddress } from './topology.ts';
+import { type Client, PORT, type Server, serverWithClients } from './vpn.ts';
+import { eventually } from './waiting.ts';
+
+async function ok(server: Server, name: string, ...args: string[]): Promise<void> {
+  const { code, stdout, stderr } = await server.command(name, ...args);
+  expect(code, stdout + stderr).toBe(0);
+}
+
+/** The program of the client ends because the server shut it out. */
+async function endsRefused(client: Client, text: RegExp): Promise<void> {
+  const outcome = await client.program!.end(3_000);
+  expect(outcome.code, outcome.stderr).toBe(7);
+  expect(outcome.stdout + outcome.stderr).toMatch(text);
+}
+
+test('a peer that is shut out is told why and ends; who is let in again comes back with its address', async () => {
+  await inNet(['server', 'a', 'b'], async (net) => {
+    layStar(net, ['a', 'b']);
+    const { server, clients } = await serverWithClients(net, ['a', 'b']);
+    const [a, b] = clients as [Client, Client];
+    const again = `${serverAddress(1)}:${PORT}`;
+
+    await ok(server, 'set', 'a', '--suspend');
+    await endsRefused(a, /suspended by the server/);
+    expect(net.difference('a')).toEqual([]);
+    a.begin(again, '--timeout', '2');
+    await server.program!.says(/a is suspended/);
+    expect((await a.program!.end()).code).toBe(6);
+
+    await ok(server, 'set', 'a', '--resume');
+    expect(await a.connect(again)).toBe('192.168.1.2');
+    await a.program!.says(/connected/);
+
+    // Two seconds of time left; the timer does the rest.
+    const soon = new Date(Date.now() + 2_000).toISOString().replace(/\.\d+/, '');
+    await ok(server, 'set', 'a', '--expires', soon);
+    await endsRefused(a, /time at the server has expired/);
+    await ok(server, 'set', 'a', '--expires', 'never');
+    expect(await a.connect(again)).toBe('192.168.1.2');
+    await a.program!.says(/connected/);
+
+    await ok(server, 'rename', 'a', 'anna');
+    expect(await net.reaches('b', '192.168.1.2')).toBe(true);
+    await ok(server, 'revoke', 'anna');
+    await endsRefused(a, /this device was revoked by the server/);
+    expect(net.difference('a')).toEqual([]);
+
+    // On a stopped server, too.
+    await server.program!.stop();
+    await ok(server, 'set', 'b', '--suspend', '--group', 'staff');
+    await server.start();
+    const { peers } = await server.json<{ peers: object[] }>('peers');
+    expect(peers).toMatchObject([{ name: 'b', suspended: true, group: 'staff' }]);
+    const gone = () => net.reaches('b', '192.168.1.1').then((there) => !there);
+    await eventually('b is shut out', 5_000, gone, { program: b.program! });
+    const wrong = await server.command('set', 'b', '--expires', 'tomorrow');
+    expect(wrong.code).toBe(2);
+    expect((await server.command('set', 'b')).code).toBe(2);
+    expect((await server.command('set', 'nobody', '--suspend')).code).toBe(1);
+  });
+});
