@@ -208,6 +208,10 @@ export const ERRORS = {
   // Programs of the host.
   COMMAND_FAILED: { exit: ExitCode.other, hint: 'Run the command by hand to see more.' },
   COMMAND_MISSING: { exit: ExitCode.other, hint: 'Install the package that has it.' },
+  HOST_REFUSED: {
+    exit: ExitCode.other,
+    hint: 'Check that /proc/sys and the file named can be written; containers often forbid it.',
+  },
   INTERNAL: { exit: ExitCode.other, hint: 'This is a defect in Culvert; please report it.' },
 } as const satisfies Record<string, CatalogueRow>;
 

@@ -1,7 +1,7 @@
 /**
  * The undo journal: every change to the host is written down with its undo before it is made, so
  * that a crash at any moment leaves a file that says how to get back. One journal per running
- * program, in its run directory; knows commands, not what they mean.
+ * program, in its run directory; knows commands, kernel settings and files, not what they mean.
  */
 import {
   closeSync,
@@ -11,10 +11,13 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  writeFileSync,
   writeSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
+import { z } from 'zod';
 import { VpnError } from '../errors.ts';
+import { formerFile, missingFolders, readFormer, replaceFile, restoreFile } from './file-change.ts';
 import { commandFailure, type Run, run } from './run.ts';
 
 /** One command: program and arguments. */
@@ -24,24 +27,40 @@ export interface HostChange {
   /** For people: `address 192.168.1.2/24 on cvc0`. */
   readonly what: string;
   readonly apply: Command;
+  /** Standard input of `apply`. */
+  readonly input?: string;
   readonly undo: Command;
 }
 
+/** Programs an undo may call, and what they say when the thing to remove is gone already. */
+const ALREADY_UNDONE = {
+  // A tun device takes its addresses and routes along when its process ends.
+  ip: /Cannot find device|Cannot assign requested address|No such process|does not exist|No such file|Cannot open network namespace/,
+  nft: /No such file or directory/,
+  resolvectl: /No such device|not known|Failed to resolve interface/,
+  resolvconf: /No resolv\.conf for interface/,
+} as const;
+const PROGRAMS = Object.keys(ALREADY_UNDONE) as [keyof typeof ALREADY_UNDONE];
+/** What the programs say when they changed nothing because somebody else's thing is there. */
+const EXISTS = /File exists|already exists|already assigned/;
+
+const named = { id: z.number(), what: z.string() };
+/** Below /proc/sys, with slashes: names of devices may have dots. */
+const settingName = z.string().regex(/^net(\/(?!\.\.?(\/|$))[\w.=+@-]+)+$/);
+const entrySchema = z.union([
+  z.object({ ...named, undo: z.tuple([z.enum(PROGRAMS)], z.string()) }),
+  z.object({ ...named, setting: settingName, value: z.string() }),
+  z.object({
+    ...named,
+    file: z.string().startsWith('/'),
+    before: formerFile,
+    ours: z.string(),
+    folders: z.array(z.string().startsWith('/')),
+  }),
+]);
 /** A change that is recorded in the journal. */
-interface Entry {
-  readonly id: number;
-  readonly what: string;
-  readonly undo: Command;
-}
-
-/** Programs an undo may call; a journal that names another one was not written by us. */
-const PROGRAMS: readonly string[] = ['ip'];
-/**
- * What these programs say when the thing to remove is gone already: a tun device takes its
- * addresses and routes along when its process ends.
- */
-const ALREADY_UNDONE =
-  /Cannot find device|Cannot assign requested address|No such process|does not exist/;
+type Entry = z.infer<typeof entrySchema>;
+type NewEntry = Entry extends infer E ? (E extends Entry ? Omit<E, 'id'> : never) : never;
 
 /** A change that could not be undone. */
 export interface UndoFailure {
@@ -68,32 +87,71 @@ export class Journal {
     return this.#entries.map((entry) => entry.what);
   }
 
-  /** Records the undo, then makes the change. Result: the id for undo(). Errors: COMMAND_FAILED. */
-  async apply(change: HostChange): Promise<number> {
-    const id = this.#nextId++;
-    this.#entries.push({ id, what: change.what, undo: change.undo });
-    this.#write();
-    const [file, ...args] = change.apply;
+  /**
+   * Records the undo, then makes the change; what a failed command may have done is undone.
+   * Result: the id for undo(). Errors: COMMAND_FAILED, COMMAND_MISSING, INTERNAL for a program
+   * that may not be journalled.
+   */
+  async apply({ what, apply, input, undo }: HostChange): Promise<number> {
+    const id = this.#record({ what, undo: z.tuple([z.enum(PROGRAMS)], z.string()).parse(undo) });
+    const [file, ...args] = apply;
     try {
-      await this.#run(file, args);
+      await this.#run(file, args, input === undefined ? {} : { input });
     } catch (error) {
-      // It failed as a whole: there is nothing to undo.
-      this.#remove(id);
+      const failure = commandFailure(error);
+      // What was there before is not ours to remove.
+      if (failure === null || EXISTS.test(failure.stderr)) this.#remove(id);
+      else await this.undo(id).catch(() => {});
       throw error;
     }
     return id;
   }
 
-  /** Undoes one change. Errors: COMMAND_FAILED; the change stays recorded then. */
+  /**
+   * Sets a kernel setting below /proc/sys, such as `net/ipv4/ip_forward`. Result: the id for
+   * undo(); null when it was so already. Errors: HOST_REFUSED.
+   */
+  set(setting: string, value: string): number | null {
+    const path = `/proc/sys/${setting}`;
+    try {
+      const before = readFileSync(path, 'utf8').trimEnd();
+      if (before === value) return null;
+      settingName.parse(setting);
+      const id = this.#record({ what: `${setting} = ${value}`, setting, value: before });
+      this.#orRemove(id, () => writeFileSync(path, value));
+      return id;
+    } catch (cause) {
+      throw refused(`cannot set ${setting} to ${value}`, cause);
+    }
+  }
+
+  /**
+   * Puts a file with `content` at `path`, in place of what is there: a file keeps mode and owner,
+   * a symbolic link is taken away. Result: the id for undo(). Errors: HOST_REFUSED.
+   */
+  replaceFile(path: string, content: string): number {
+    const ours = Buffer.from(content);
+    try {
+      const before = readFormer(path);
+      const folders = missingFolders(path);
+      const what = `file ${path}`;
+      const id = this.#record({
+        ...{ what, file: path, before, folders },
+        ours: ours.toString('base64'),
+      });
+      this.#orRemove(id, () => replaceFile(path, ours, folders));
+      return id;
+    } catch (cause) {
+      throw refused(`cannot replace ${path}`, cause);
+    }
+  }
+
+  /** Undoes one change. Errors: COMMAND_FAILED, HOST_REFUSED; the change stays recorded then. */
   async undo(id: number): Promise<void> {
     const entry = this.#entries.find((e) => e.id === id);
     if (!entry) return;
-    const [file, ...args] = entry.undo;
-    try {
-      await this.#run(file, args);
-    } catch (error) {
-      if (!ALREADY_UNDONE.test(commandFailure(error)?.stderr ?? '')) throw error;
-    }
+    if ('undo' in entry) await this.#runUndo(entry.undo);
+    else undoDirectly(entry);
     this.#remove(id);
   }
 
@@ -108,6 +166,31 @@ export class Journal {
       }
     }
     return failures;
+  }
+
+  async #runUndo([file, ...args]: [keyof typeof ALREADY_UNDONE, ...string[]]): Promise<void> {
+    try {
+      await this.#run(file, args);
+    } catch (error) {
+      if (!ALREADY_UNDONE[file].test(commandFailure(error)?.stderr ?? '')) throw error;
+    }
+  }
+
+  #record(entry: NewEntry): number {
+    const id = this.#nextId++;
+    this.#entries.push({ id, ...entry } as Entry);
+    this.#write();
+    return id;
+  }
+
+  /** A change that is made as a whole or not at all. */
+  #orRemove(id: number, change: () => void): void {
+    try {
+      change();
+    } catch (error) {
+      this.#remove(id);
+      throw error;
+    }
   }
 
   #remove(id: number): void {
@@ -141,6 +224,27 @@ export class Journal {
   }
 }
 
+/** Undoes what needs no command. */
+function undoDirectly(entry: Exclude<Entry, { undo: unknown }>): void {
+  try {
+    if ('file' in entry) {
+      restoreFile(entry.file, entry.before, Buffer.from(entry.ours, 'base64'), entry.folders);
+    } else {
+      writeFileSync(`/proc/sys/${entry.setting}`, entry.value);
+    }
+  } catch (cause) {
+    // The setting of a device that is gone.
+    const gone = 'setting' in entry && (cause as NodeJS.ErrnoException).code === 'ENOENT';
+    if (!gone) throw refused(`cannot undo: ${entry.what}`, cause);
+  }
+}
+
+function refused(what: string, cause: unknown): VpnError {
+  if (cause instanceof VpnError) return cause;
+  const { code, message } = cause as NodeJS.ErrnoException;
+  return new VpnError('HOST_REFUSED', `${what}: ${code ?? message}`, { cause });
+}
+
 function readEntries(path: string): Entry[] {
   let text: string;
   try {
@@ -150,24 +254,12 @@ function readEntries(path: string): Entry[] {
     throw new VpnError('STATE_UNUSABLE', `cannot read the journal ${path}`, { cause });
   }
   try {
-    const entries = JSON.parse(text) as unknown;
-    if (Array.isArray(entries) && entries.every(isEntry)) return entries;
+    const entries = z.array(entrySchema).safeParse(JSON.parse(text));
+    if (entries.success) return entries.data;
   } catch {
     // Reported below.
   }
   throw new VpnError('STATE_UNUSABLE', `the journal ${path} is damaged`, {
     hint: 'Undo by hand what it lists, then remove it.',
   });
-}
-
-function isEntry(value: unknown): value is Entry {
-  if (typeof value !== 'object' || value === null) return false;
-  const { id, what, undo } = value as Record<string, unknown>;
-  return (
-    typeof id === 'number' &&
-    typeof what === 'string' &&
-    Array.isArray(undo) &&
-    undo.every((part) => typeof part === 'string') &&
-    PROGRAMS.includes(String(undo[0]))
-  );
 }

@@ -263,3 +263,24 @@ test('names are looked up in both families and tried against the routes', async 
   });
   expect(await at('none.example', 'later.example')).toMatchObject({ hopeless: false });
 });
+
+test('a change that failed half way is undone at once, a thing that was there stays', async () => {
+  const host = new FakeHost();
+  host.answer = (line) => {
+    if (line.startsWith('ip add half')) throw failed('Cannot allocate memory');
+    if (line.startsWith('ip add other')) throw failed('RTNETLINK answers: File exists');
+    return '';
+  };
+  const journal = new Journal(path, host.run);
+  expect(await codeOf(journal.apply(change('half')))).toBe('COMMAND_FAILED');
+  expect(await codeOf(journal.apply(change('other')))).toBe('COMMAND_FAILED');
+  expect(host.ran).toEqual(['ip add half', 'ip del half', 'ip add other']);
+  expect(journal.pending).toEqual([]);
+});
+
+test('a program that may not be journalled is not run', async () => {
+  const host = new FakeHost();
+  const bad = { what: 'x', apply: ['ip'], undo: ['sh', '-c', 'true'] } as const;
+  await expect(new Journal(path, host.run).apply(bad)).rejects.toThrow();
+  expect(host.ran).toEqual([]);
+});
