@@ -374,6 +374,9 @@ export class Client {
       case 'refused':
         log.debug({ reason: event.reason, from: event.from.address }, 'handshake message refused');
         break;
+      case 'roamed':
+        log.debug({ peer: event.peer, to: event.endpoint.address }, 'endpoint moved');
+        break;
       case 'expired':
         log.debug({ peer: event.peer }, 'session expired');
         break;

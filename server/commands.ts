@@ -6,6 +6,7 @@ import { Option } from 'commander';
 import { VpnError } from '../shared/errors.ts';
 import { type CommandSpec, type Output, Program, type Surroundings } from '../shared/program.ts';
 import type { InviteReply, PeersReply, ProfileReply } from './administration.ts';
+import { eventsCommand } from './events-command.ts';
 import { renameCommand, revokeCommand, setCommand } from './people-commands.ts';
 import {
   administer,
@@ -37,6 +38,7 @@ export function createProgram(surroundings: Surroundings): Program {
     .add(inviteCommand)
     .add(peersCommand)
     .add(statusCommand)
+    .add(eventsCommand(surroundings))
     .add(setCommand)
     .add(renameCommand)
     .add(revokeCommand)

@@ -15,6 +15,7 @@ import type {
 } from '../shared/control/messages.ts';
 import type { PeerId } from '../shared/dataplane.ts';
 import type { Logger } from '../shared/log.ts';
+import type { Events } from './events.ts';
 import type { Registry } from './registry.ts';
 
 /** Requests are short; this bounds what a peer can make the server hold, bytes. */
@@ -31,6 +32,7 @@ export interface ControlServiceOptions {
   readonly send: (peer: PeerId, frame: Uint8Array) => boolean;
   /** The peer has left; its session is forgotten here. */
   readonly onGoodbye: (peer: PeerId) => void;
+  readonly events: Events;
   readonly log: Logger;
 }
 
@@ -103,30 +105,36 @@ export class ControlService {
   }
 
   #lease(peer: PeerId, id: number): ControlAnswer {
-    const { registry, clock, log, push } = this.#options;
+    const { registry, clock, log, push, events } = this.#options;
     const member = registry.member(peer);
     if (member === undefined) return refusal(id, 'unknownPeer');
     if (member.type !== 'peer') return refusal(id, 'notEnrolled');
     const outcome = registry.lease(member, clock.wall().seconds);
     if (outcome.type === 'refused') {
       log.warn({ peer: member.record.name, reason: outcome.reason }, 'lease refused');
+      events.add({ type: 'requestRefused', peer: member.record.name, reason: outcome.reason });
       return refusal(id, outcome.reason);
     }
     log.info({ peer: member.record.name, address: outcome.address }, 'lease given');
+    events.add({ type: 'leased', peer: member.record.name, address: outcome.address });
     return { type: 'leased', id, ...push, address: outcome.address };
   }
 
   #enrol(peer: PeerId, id: number, publicKey: string): ControlAnswer {
-    const { registry, clock, log } = this.#options;
+    const { registry, clock, log, events } = this.#options;
     // The message's schema lets nothing but a key through.
     const key = keyFromBase64<PublicKey>(publicKey)!;
     const name = registry.member(peer)?.record.name;
     const outcome = registry.enrol(peer, key, clock.wall().seconds);
     if (outcome.type === 'refused') {
       log.warn({ peer: name, reason: outcome.reason }, 'enrolment refused');
+      events.add({ type: 'requestRefused', peer: name ?? null, reason: outcome.reason });
       return refusal(id, outcome.reason);
     }
-    if (!outcome.repeated) log.info({ peer: outcome.name }, 'peer enrolled');
+    if (!outcome.repeated) {
+      log.info({ peer: outcome.name }, 'peer enrolled');
+      events.add({ type: 'enrolled', peer: outcome.name });
+    }
     return { type: 'enrolled', id, name: outcome.name };
   }
 }

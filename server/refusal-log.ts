@@ -6,6 +6,7 @@ import { keyToBase64 } from '../keys/keypair.ts';
 import type { Logger } from '../shared/log.ts';
 import type { HandshakeRefusal } from '../shared/noise/handshake.ts';
 import type { EngineEvent } from '../shared/session/engine.ts';
+import type { Events } from './events.ts';
 import { endpointText } from './member.ts';
 import type { Registry } from './registry.ts';
 
@@ -20,11 +21,13 @@ const DAY = 86_400;
 export class RefusalLog {
   readonly #log: Logger;
   readonly #registry: Registry;
+  readonly #events: Events;
   readonly #quietUntil = new Map<HandshakeRefusal, number>();
   readonly #unsaid = new Map<HandshakeRefusal, number>();
 
-  constructor(log: Logger, registry: Registry) {
+  constructor(log: Logger, registry: Registry, events: Events) {
     this.#log = log;
+    this.#events = events;
     this.#registry = registry;
   }
 
@@ -43,7 +46,9 @@ export class RefusalLog {
       from: endpointText(event.from),
       ...(unsaid === 0 ? {} : { alsoRefused: unsaid }),
     };
-    this.#log.warn(fields, `handshake refused: ${this.#explain(event)}`);
+    const text = this.#explain(event);
+    this.#log.warn(fields, `handshake refused: ${text}`);
+    this.#events.add({ type: 'handshakeRefused', reason, from: fields.from, text });
   }
 
   #explain(event: Refused): string {

@@ -21,7 +21,7 @@ import type { InviteRecord, PeerRecord, PeerSettings, PeerSighting, Store } from
 export interface PeerTable {
   setPeer(id: PeerId, spec: PeerSpec): void;
   /** `why`: what the peer is told before; null: nothing, its key has no say any more. */
-  removePeer(id: PeerId, why: DismissalReason | null): void;
+  removePeer(member: Member, why: DismissalReason | null): void;
 }
 
 /** What server.yaml settles for one name. It wins over the store. */
@@ -315,7 +315,7 @@ export class Registry {
     const peer = this.#members.named(name)!;
     this.#members.remove(peer);
     this.#sightings.forget(peer.id);
-    this.#peers.removePeer(peer.id, null);
+    this.#peers.removePeer(peer, null);
     const record = { ...peer.record, publicKey: peer.record.nextKey!, nextKey: null };
     const renewed: PeerMember = { type: 'peer', id, record, standing: peer.standing };
     this.#members.keep(renewed);
@@ -442,7 +442,7 @@ export class Registry {
     if (after.standing !== 'admitted') {
       if (before.standing === 'admitted') {
         this.#dropSuccessor(after);
-        this.#peers.removePeer(after.id, after.standing);
+        this.#peers.removePeer(after, after.standing);
       }
     } else if (before.standing !== 'admitted') {
       this.#admit(after);
@@ -463,14 +463,14 @@ export class Registry {
     const successor = nextKey && this.#members.withKey(nextKey);
     if (successor?.type !== 'successor') return;
     this.#members.remove(successor);
-    this.#peers.removePeer(successor.id, null);
+    this.#peers.removePeer(successor, null);
   }
 
   #dismiss(member: Exclude<Member, { type: 'successor' }>, why: DismissalReason | null): void {
     this.#members.remove(member);
     this.#sightings.forget(member.id);
     this.#addresses.release(member.record);
-    this.#peers.removePeer(member.id, why);
+    this.#peers.removePeer(member, why);
   }
 
   #withdrawInvite(name: string): boolean {

@@ -4,8 +4,9 @@
  */
 import { z } from 'zod';
 import { VpnError } from '../shared/errors.ts';
-import type { LocalMethod } from '../shared/system/local-socket.ts';
+import type { LocalCaller, LocalMethod } from '../shared/system/local-socket.ts';
 import type { Administration } from './administration.ts';
+import type { Events, ServerEvent } from './events.ts';
 import type { StatusReply } from './status.ts';
 
 const profileParameters = z.object({
@@ -35,6 +36,7 @@ const setParameters = z.object({
 
 export interface RpcTargets {
   readonly administration: Administration;
+  readonly events: Events;
   readonly status: () => StatusReply;
   /** Must answer before it stops. */
   readonly stop: () => unknown;
@@ -42,6 +44,7 @@ export interface RpcTargets {
 
 export function localMethods({
   administration,
+  events,
   status,
   stop,
 }: RpcTargets): Record<string, LocalMethod> {
@@ -53,14 +56,33 @@ export function localMethods({
     revoke: (input) => administration.revoke(check(revokeParameters, input).name),
     rename: (input) => {
       const { name, to } = check(renameParameters, input);
-      return administration.rename(name, to);
+      const reply = administration.rename(name, to);
+      events.add({ type: 'changed', peer: to });
+      return reply;
     },
     set: (input) => {
       const { name, change } = check(setParameters, input);
-      return administration.set(name, withoutUndefined(change));
+      const reply = administration.set(name, withoutUndefined(change));
+      events.add({ type: 'changed', peer: name });
+      return reply;
     },
+    events: () => ({ events: events.recent() }),
+    follow: (_input, caller) => follow(events, caller),
     stop: () => stop(),
   };
+}
+
+/** Sends what was and what comes; how much a slow reader has missed is said when it reads again. */
+function follow(events: Events, caller: LocalCaller): null {
+  let missed = 0;
+  const send = (event: ServerEvent): void => {
+    const gap = { time: event.time, type: 'missed', count: missed };
+    if (missed > 0 && caller.notify('event', gap)) missed = 0;
+    if (missed > 0 || !caller.notify('event', event)) missed += 1;
+  };
+  for (const event of events.recent()) send(event);
+  caller.onEnd(events.listen(send));
+  return null;
 }
 
 /** zod types an absent key as one that may be undefined; it never is. */

@@ -7,7 +7,7 @@ import type { PublicKey } from '../keys/keypair.ts';
 import { bootClock as clock, createDataPlane } from '../native/index.ts';
 import { toHex } from '../shared/bytes.ts';
 import type { DismissalReason } from '../shared/control/messages.ts';
-import type { Interface, PeerId } from '../shared/dataplane.ts';
+import type { Endpoint, Interface, PeerId } from '../shared/dataplane.ts';
 import { VpnError } from '../shared/errors.ts';
 import type { Logger } from '../shared/log.ts';
 import { hash, randomBytes } from '../shared/noise/crypto.ts';
@@ -19,8 +19,10 @@ import { offerWireguardSocket, type WireguardSocket } from '../shared/uapi/socke
 import { Administration, type InviteReply } from './administration.ts';
 import type { ServerConfiguration } from './configuration.ts';
 import { ControlService } from './control-service.ts';
+import { Events } from './events.ts';
 import { outwardAddress, overlappingLinks } from './host-check.ts';
 import { formatIpv4, formatNetwork } from './ipv4.ts';
+import { endpointText, type Member } from './member.ts';
 import { RefusalLog } from './refusal-log.ts';
 import type { Registry } from './registry.ts';
 import { localMethods } from './rpc.ts';
@@ -92,6 +94,7 @@ class Server {
   readonly #control: ControlService;
   readonly #refusals: RefusalLog;
   readonly #administration: Administration;
+  readonly #events = new Events(() => clock.wall().seconds * 1000 + clock.wall().nanoseconds / 1e6);
   readonly #connected = new Set<PeerId>();
   /** Connected in this turn of the event loop. */
   #arrivals: PeerId[] = [];
@@ -123,9 +126,9 @@ class Server {
     });
     this.#registry = createRegistry(state, configuration, {
       setPeer: (id, spec) => this.#engine.setPeer(id, spec),
-      removePeer: (id, why) => this.#removePeer(id, why),
+      removePeer: (member, why) => this.#removePeer(member, why),
     });
-    this.#refusals = new RefusalLog(log, this.#registry);
+    this.#refusals = new RefusalLog(log, this.#registry, this.#events);
     this.#control = new ControlService({
       registry: this.#registry,
       push: {
@@ -139,7 +142,8 @@ class Server {
       clock,
       random: randomBytes,
       send: (peer, frame) => this.#engine.sendControl(peer, frame),
-      onGoodbye: (peer) => this.#left(peer, 'said goodbye'),
+      onGoodbye: (peer) => this.#left(peer, 'goodbye'),
+      events: this.#events,
       log,
     });
     this.#administration = new Administration({
@@ -164,6 +168,7 @@ class Server {
       socketPath,
       localMethods({
         administration: this.#administration,
+        events: this.#events,
         status: () => this.#status(),
         stop: () => this.#stopSoon(),
       }),
@@ -273,9 +278,14 @@ class Server {
   }
 
   /** A peer that is shut out hears why with the last packet under its key. */
-  #removePeer(id: PeerId, why: DismissalReason | null): void {
-    if (why === null) this.#control.forget(id);
-    else this.#control.dismiss(id, why);
+  #removePeer({ id, record: { name } }: Member, why: DismissalReason | null): void {
+    if (why === null) {
+      this.#control.forget(id);
+    } else {
+      this.#control.dismiss(id, why);
+      this.#options.log.info({ peer: name, reason: why }, 'peer shut out');
+      this.#events.add({ type: 'dismissed', peer: name, reason: why });
+    }
     this.#engine.removePeer(id);
     this.#connected.delete(id);
   }
@@ -322,11 +332,14 @@ class Server {
         this.#control.receive(event.peer, event.bytes);
         break;
       case 'established':
-        this.#established(event.peer, `${event.endpoint.address} port ${event.endpoint.port}`);
+        this.#established(event.peer, event.endpoint);
+        break;
+      case 'roamed':
+        this.#roamed(event.peer, event.endpoint);
         break;
       case 'expired':
         this.#control.forget(event.peer);
-        this.#left(event.peer, 'is gone');
+        this.#left(event.peer, 'silent');
         break;
       case 'refused':
         this.#refusals.add(event, clock.now());
@@ -348,20 +361,43 @@ class Server {
     }
   }
 
-  #established(peer: PeerId, from: string): void {
+  #established(peer: PeerId, at: Endpoint): void {
     if (this.#connected.has(peer)) return;
     this.#connected.add(peer);
-    // Where a peer is must be known after a kill -9, too: written at once, together with those
-    // that arrive in the same turn.
-    if (this.#arrivals.push(peer) === 1) setImmediate(() => this.#recordArrivals());
+    this.#seeSoon(peer);
+    const endpoint = endpointText(at);
     const member = this.#registry.member(peer);
     const what = member?.type === 'invite' ? 'invite used' : 'peer connected';
-    this.#options.log.info({ peer: member?.record.name, from }, what);
+    this.#options.log.info({ peer: member?.record.name, from: endpoint }, what);
+    const type = member?.type === 'invite' ? 'inviteUsed' : 'connected';
+    if (member !== undefined) this.#events.add({ type, peer: member.record.name, endpoint });
   }
 
-  #left(peer: PeerId, how: string): void {
+  #roamed(peer: PeerId, to: Endpoint): void {
+    const name = this.#nameOf(peer);
+    if (name === undefined || !this.#connected.has(peer)) return;
+    this.#seeSoon(peer);
+    const endpoint = endpointText(to);
+    this.#options.log.info({ peer: name, from: endpoint }, 'peer roamed');
+    this.#events.add({ type: 'roamed', peer: name, endpoint });
+  }
+
+  /**
+   * Where a peer is must be known after a kill -9, too: written at once, together with those that
+   * arrive in the same turn.
+   */
+  #seeSoon(peer: PeerId): void {
+    if (this.#arrivals.push(peer) === 1) setImmediate(() => this.#recordArrivals());
+  }
+
+  #left(peer: PeerId, reason: 'goodbye' | 'silent'): void {
     if (!this.#connected.delete(peer)) return;
-    this.#options.log.info({ peer: this.#nameOf(peer) }, `peer ${how}`);
+    const name = this.#nameOf(peer);
+    this.#options.log.info(
+      { peer: name },
+      reason === 'silent' ? 'peer is gone' : 'peer said goodbye',
+    );
+    if (name !== undefined) this.#events.add({ type: 'disconnected', peer: name, reason });
   }
 
   #nameOf(peer: PeerId): string | undefined {

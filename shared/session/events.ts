@@ -25,6 +25,8 @@ export type EngineEvent =
       readonly role: 'initiator' | 'responder';
       readonly endpoint: Endpoint;
     }
+  /** A peer with a usable key has another endpoint than a tick ago. */
+  | { readonly type: 'roamed'; readonly peer: PeerId; readonly endpoint: Endpoint }
   /** 20 initiations without an answer; new data or a keepalive starts again. */
   | { readonly type: 'gaveUp'; readonly peer: PeerId }
   /** All keys were wiped, 540 s after the last session was derived. */

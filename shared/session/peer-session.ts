@@ -27,7 +27,7 @@ import { compareTai64n, secondsBehind } from '../noise/tai64n.ts';
 import type { EngineEvent } from './events.ts';
 import { Liveness } from './liveness.ts';
 import type { SessionIndexTable } from './session-index.ts';
-import type { StatsRows } from './status.ts';
+import { ENDPOINT_HALVES, type StatsRows } from './status.ts';
 import {
   INITIATION_MIN_GAP,
   isUsable,
@@ -86,6 +86,8 @@ export class PeerSession {
   allowedIps: readonly string[] = [];
   /** Row of the latest tick that still tells this peer's endpoint; 0: none. */
   #endpointRow = 0;
+  /** Words of the endpoint at the last tick with a key. */
+  #endpointSeen: Uint32Array | null = null;
   readonly #context: SessionContext;
   readonly #presharedKey: Uint8Array = Uint8Array.from(NO_PRESHARED_KEY);
   #remote: IdentifiedRemote | null = null;
@@ -277,7 +279,21 @@ export class PeerSession {
     if (now >= this.#repeatAt) this.#repeat(rows, row, now);
     else if (this.#wanted) this.#tryWanted(rows, row, now);
     if (this.#current !== null) this.#judgeKeyAge(this.#current, rows, row, now);
+    this.#noticeMove(rows, row);
     this.#judgeSilence(rows, row, now);
+  }
+
+  /** Only while there is a key: setting an endpoint for a handshake moves nobody. */
+  #noticeMove(rows: StatsRows, row: number): void {
+    if (this.#current === null) {
+      this.#endpointSeen = null;
+      return;
+    }
+    const first = this.#endpointSeen === null;
+    this.#endpointSeen ??= new Uint32Array(ENDPOINT_HALVES);
+    if (!rows.endpointMoved(row, this.#endpointSeen) || first) return;
+    const endpoint = rows.endpoint(row);
+    if (endpoint !== null) this.#context.emit({ type: 'roamed', peer: this.id, endpoint });
   }
 
   #repeat(rows: StatsRows, row: number, now: number): void {

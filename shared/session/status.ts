@@ -61,6 +61,13 @@ export interface DeviceStatus {
 }
 
 const SPARE_ROWS = 8;
+/** The address in them is one of IPv4 or IPv6; each is two halves. */
+const ENDPOINT_COLUMNS = [
+  PeerColumn.endpoint,
+  PeerColumn.endpointHigh,
+  PeerColumn.endpointLow,
+] as const;
+export const ENDPOINT_HALVES = 2 * ENDPOINT_COLUMNS.length;
 
 /**
  * The rows of the latest reading. Words are read as two 32-bit halves: a BigInt per word would
@@ -99,6 +106,17 @@ export class StatsRows {
       if (this.get(row, PeerColumn.peer) === peer) return row;
     }
     return 0;
+  }
+
+  /** Copies the words of the endpoint into `last`; true when they were others. */
+  endpointMoved(row: number, last: Uint32Array): boolean {
+    let moved = false;
+    ENDPOINT_COLUMNS.forEach((column, i) => {
+      const halves = this.#get32(row, column);
+      moved ||= last[2 * i] !== halves[0] || last[2 * i + 1] !== halves[1];
+      last.set(halves, 2 * i);
+    });
+    return moved;
   }
 
   /** The peer's endpoint without its local source; null when it has none. */

@@ -14,6 +14,8 @@ const MAX_REQUEST = 1 << 20;
 const MAX_ANSWER = 64 << 20;
 /** sun_path of Linux, without the final zero. */
 const MAX_PATH = 107;
+/** Notifications that may wait for a slow reader, bytes. */
+const MAX_UNREAD = 1 << 20;
 const CALL_TIMEOUT_MS = 10_000;
 /** A caller that does not read its answer is cut off after this. */
 const CLOSE_PATIENCE_MS = 500;
@@ -23,8 +25,19 @@ const INVALID_REQUEST = -32_600;
 const METHOD_NOT_FOUND = -32_601;
 const SERVER_ERROR = -32_000;
 
+/** The way back to who called a method, beside its result. */
+export interface LocalCaller {
+  /**
+   * Sends a notification. False, and nothing is sent, when the caller does not read fast enough:
+   * at most MAX_UNREAD bytes wait for it.
+   */
+  notify(method: string, params: unknown): boolean;
+  /** Calls `listener` once when the connection has ended. */
+  onEnd(listener: () => void): void;
+}
+
 /** Takes the method's parameters; its result must be representable in JSON. */
-export type LocalMethod = (params: unknown) => unknown | Promise<unknown>;
+export type LocalMethod = (params: unknown, caller: LocalCaller) => unknown | Promise<unknown>;
 
 export interface LocalSocket {
   readonly path: string;
@@ -119,6 +132,39 @@ export async function callLocalSocket(
   });
 }
 
+/**
+ * Calls `method` and stays for its notifications: `onNotification` gets the parameters of each.
+ * Resolves with true when the other end is gone, with false after `signal`. Throws VpnError as
+ * callLocalSocket().
+ */
+export async function followLocalSocket(
+  path: string,
+  method: string,
+  params: unknown,
+  options: { readonly onNotification: (params: unknown) => void; readonly signal: AbortSignal },
+): Promise<boolean> {
+  requireShortPath(path);
+  const { onNotification, signal } = options;
+  return new Promise((resolve, reject) => {
+    const connection = createConnection(path);
+    signal.addEventListener('abort', () => {
+      connection.destroy();
+      resolve(false);
+    });
+    connection.on('connect', () => {
+      connection.write(`${JSON.stringify({ jsonrpc: '2.0', id: 1, method, params })}\n`);
+    });
+    readLines(connection, MAX_ANSWER, (line) => {
+      const message = line === null ? null : (JSON.parse(line) as { params?: unknown });
+      if (message === null) connection.destroy();
+      else if (message.params !== undefined) onNotification(message.params);
+      else settle(line!, (error) => error !== null && reject(error));
+    });
+    connection.on('error', (cause) => reject(connectError(path, cause)));
+    connection.on('close', () => resolve(true));
+  });
+}
+
 function connectError(path: string, cause: Error): VpnError {
   const code = 'code' in cause ? cause.code : '';
   if (code === 'ENOENT' || code === 'ECONNREFUSED' || code === 'ENOTDIR') {
@@ -163,6 +209,14 @@ function settle(line: string, finish: (error: VpnError | null, result?: unknown)
 }
 
 function serveConnection(connection: Socket, methods: Readonly<Record<string, LocalMethod>>): void {
+  const caller: LocalCaller = {
+    notify: (method, params) => {
+      if (!connection.writable || connection.writableLength > MAX_UNREAD) return false;
+      connection.write(`${JSON.stringify({ jsonrpc: '2.0', method, params })}\n`);
+      return true;
+    },
+    onEnd: (listener) => connection.once('close', listener),
+  };
   // A caller that goes away mid-answer is its own business.
   connection.on('error', () => connection.destroy());
   readLines(connection, MAX_REQUEST, (line) => {
@@ -170,7 +224,7 @@ function serveConnection(connection: Socket, methods: Readonly<Record<string, Lo
       connection.end(`${errorAnswer(null, INVALID_REQUEST, 'line too long')}\n`);
       return;
     }
-    void answerLine(line, methods).then((answer) => {
+    void answerLine(line, methods, caller).then((answer) => {
       if (connection.writable) connection.write(`${answer}\n`);
     });
   });
@@ -179,6 +233,7 @@ function serveConnection(connection: Socket, methods: Readonly<Record<string, Lo
 async function answerLine(
   line: string,
   methods: Readonly<Record<string, LocalMethod>>,
+  caller: LocalCaller,
 ): Promise<string> {
   let request: { id?: unknown; method?: unknown; params?: unknown } | null;
   try {
@@ -194,7 +249,7 @@ async function answerLine(
     return errorAnswer(id, METHOD_NOT_FOUND, `unknown method ${request.method.slice(0, 64)}`);
   }
   try {
-    const result = await methods[request.method]!(request.params ?? {});
+    const result = await methods[request.method]!(request.params ?? {}, caller);
     return JSON.stringify({ jsonrpc: '2.0', id, result: result ?? null });
   } catch (error) {
     if (error instanceof VpnError) {

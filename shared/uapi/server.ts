@@ -154,6 +154,7 @@ class Device implements RunningDevice {
       case 'attempt':
       case 'established':
       case 'gaveUp':
+      case 'roamed':
       case 'expired':
         this.#log.debug({ peer: event.peer }, TALK[event.type]);
         break;
@@ -167,5 +168,6 @@ const TALK = {
   attempt: 'initiation sent',
   established: 'session established',
   gaveUp: 'no answer, gave up',
+  roamed: 'endpoint moved',
   expired: 'keys expired',
 } as const;

@@ -8,7 +8,7 @@
 import { expect, test } from 'vitest';
 import { inNet } from './harness.ts';
 import { layStar, serverAddress } from './topology.ts';
-import { type Client, PORT, type Server, serverWithClients } from './vpn.ts';
+import { type Client, commandLine, PORT, type Server, serverWithClients } from './vpn.ts';
 import { eventually } from './waiting.ts';
 
 async function ok(server: Server, name: string, ...args: string[]): Promise<void> {
@@ -67,5 +67,57 @@ test('a peer that is shut out is told why and ends; who is let in again comes ba
     expect(wrong.code).toBe(2);
     expect((await server.command('set', 'b')).code).toBe(2);
     expect((await server.command('set', 'nobody', '--suspend')).code).toBe(1);
+  });
+});
+
+test('events tell who came, moved, was refused and left, as it happens', async () => {
+  await inNet(['server', 'a'], async (net) => {
+    layStar(net, ['a']);
+    const { server, clients } = await serverWithClients(net, ['a']);
+    const [a] = clients as [Client];
+    const args = ['events', '--follow', '--json', ...server.instance.flags];
+    const events = net.start('server', ...commandLine('server', args));
+    const lines = () =>
+      events.stdout
+        .trim()
+        .split('\n')
+        .map((line) => JSON.parse(line));
+    await events.says(/"leased"/);
+
+    // Known at once, also to the store: the next start shakes hands there.
+    net.ip('a', 'address', 'delete', '10.77.1.2/24', 'dev', 'eth0');
+    net.ip('a', 'address', 'add', '10.77.1.22/24', 'dev', 'eth0');
+    net.ip('a', 'route', 'replace', 'default', 'via', '10.77.1.1');
+    expect(await net.reaches('a', '192.168.1.1')).toBe(true);
+    await events.says(/"roamed","peer":"a","endpoint":"10\.77\.1\.22:/, 2_000);
+    const { peers } = await server.json<{ peers: { endpoint: string }[] }>('peers');
+    expect(peers[0]?.endpoint).toMatch(/^10\.77\.1\.22:/);
+
+    await ok(server, 'set', 'a', '--group', 'staff');
+    await ok(server, 'revoke', 'a');
+    await a.program!.end(3_000);
+    a.begin(`${serverAddress(1)}:${PORT}`, '--timeout', '1');
+    await events.says(/"handshakeRefused"/, 5_000);
+    await a.program!.end();
+    const types = lines().map(({ type }) => type);
+    expect(types.slice(0, 4)).toEqual(['inviteUsed', 'enrolled', 'connected', 'leased']);
+    expect(types.filter((type) => ['changed', 'dismissed'].includes(type))).toEqual([
+      'changed',
+      'dismissed',
+    ]);
+    expect(lines().at(-1)).toMatchObject({ text: 'the key of a was revoked' });
+    for (const { time } of lines()) expect(time).toMatch(/^\d{4}-.*T.*\.\d{3}Z$/);
+    const recent = await server.command('events');
+    expect(recent.stdout).toBe(events.stdout);
+
+    await server.program!.stop();
+    net.ip('a', 'address', 'delete', '10.77.1.22/24', 'dev', 'eth0');
+    net.ip('a', 'address', 'add', '10.77.1.2/24', 'dev', 'eth0');
+    net.ip('a', 'route', 'replace', 'default', 'via', '10.77.1.1');
+    const end = await events.end(3_000);
+    expect([end.code, end.stderr + end.stdout]).toEqual([
+      3,
+      expect.stringContaining('NOT_RUNNING'),
+    ]);
   });
 });

@@ -21,6 +21,7 @@ import {
 import { AddressPool } from '../../server/address-pool.ts';
 import { Addresses } from '../../server/addresses.ts';
 import { ControlService } from '../../server/control-service.ts';
+import { Events } from '../../server/events.ts';
 import { type Ipv4, parseNetwork } from '../../server/ipv4.ts';
 import { Registry } from '../../server/registry.ts';
 import { MIGRATIONS } from '../../server/store/schema.ts';
@@ -100,7 +101,10 @@ class TestServer {
         new AddressPool({ network: tunnel, serverAddress: (tunnel.base + 1) as Ipv4 }),
         null,
       ),
-      peers: engine,
+      peers: {
+        setPeer: (id, spec) => engine.setPeer(id, spec),
+        removePeer: ({ id }) => engine.removePeer(id),
+      },
       publicKey: engine.publicKey,
       policy: policyOf({}),
     });
@@ -112,6 +116,7 @@ class TestServer {
       random: randomBytes,
       send: (peer, frame) => this.#running && engine.sendControl(peer, frame),
       onGoodbye: () => {},
+      events: new Events(() => 0),
       log: silent,
     });
     this.#listen();

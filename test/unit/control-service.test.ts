@@ -2,6 +2,7 @@ import { pino } from 'pino';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { keyToBase64 } from '../../keys/keypair.ts';
 import { ControlService } from '../../server/control-service.ts';
+import { Events } from '../../server/events.ts';
 import {
   type ControlAnswer,
   type ControlMessage,
@@ -23,11 +24,13 @@ describe('ControlService', () => {
   let sent: { peer: PeerId; frame: Uint8Array }[];
   let log: string;
   let left: PeerId[];
+  let events: Events;
   beforeEach(() => {
     h = new Harness();
     sent = [];
     log = '';
     left = [];
+    events = new Events(() => 0);
     service = new ControlService({
       registry: h.registry,
       push,
@@ -35,6 +38,7 @@ describe('ControlService', () => {
       random: (n) => new Uint8Array(n),
       send: (peer, frame) => sent.push({ peer, frame }) > 0,
       onGoodbye: (peer) => left.push(peer),
+      events,
       log: pino({ level: 'debug' }, { write: (line: string) => (log += line) }),
     });
     return () => h.close();
@@ -59,6 +63,12 @@ describe('ControlService', () => {
     const answer: ControlAnswer = { type: 'leased', id: 8, address: '192.168.1.2', ...push };
     expect(say(1, { type: 'lease', id: 8 })).toEqual([answer]);
     expect(h.specOf(key(1))?.allowedIps).toEqual(['192.168.1.2/32']);
+    enrol(50, 2, 9);
+    expect(events.recent().map(({ time: _, ...event }) => event)).toEqual([
+      { type: 'enrolled', peer: 'laptop' },
+      { type: 'leased', peer: 'laptop', address: '192.168.1.2' },
+      { type: 'requestRefused', peer: 'laptop', reason: 'inviteUsed' },
+    ]);
   });
 
   it('has stored what it answers', () => {

@@ -6,6 +6,8 @@ import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import { VpnError } from '../../shared/errors.ts';
 import {
   callLocalSocket,
+  followLocalSocket,
+  type LocalCaller,
   type LocalMethod,
   type LocalSocket,
   serveLocalSocket,
@@ -55,6 +57,57 @@ describe('local socket', () => {
     });
     expect(await callLocalSocket(path, 'add', [1, 2, 3])).toBe(6);
     expect(await callLocalSocket(path, 'later')).toEqual({ ok: true });
+  });
+
+  it('carries notifications until either end has enough', async () => {
+    const path = newPath();
+    let caller: LocalCaller | undefined;
+    let ended = 0;
+    const socket = await serve(path, {
+      follow: (_, c) => {
+        caller = c;
+        c.notify('event', { n: 1 });
+        c.onEnd(() => ended++);
+      },
+    });
+    const got: unknown[] = [];
+    const enough = new AbortController();
+    const onNotification = (params: unknown) => {
+      got.push(params);
+      if (got.length === 2) enough.abort();
+    };
+    const first = followLocalSocket(path, 'follow', {}, { onNotification, signal: enough.signal });
+    while (caller === undefined) await new Promise((resolve) => setTimeout(resolve, 5));
+    caller.notify('event', { n: 2 });
+    expect(await first).toBe(false);
+    expect(got).toEqual([{ n: 1 }, { n: 2 }]);
+    const { signal } = new AbortController();
+    const second = followLocalSocket(path, 'follow', {}, { onNotification, signal });
+    while (got.length < 3) await new Promise((resolve) => setTimeout(resolve, 5));
+    expect(ended).toBe(1);
+    await socket.close();
+    expect(await second).toBe(true);
+    const none = followLocalSocket(path, 'follow', {}, { onNotification, signal });
+    expect(await codeOf(none)).toBe('NOT_RUNNING');
+  });
+
+  it('refuses a notification for a caller that does not read, and holds on to no more', async () => {
+    const path = newPath();
+    let refused = 0;
+    await serve(path, {
+      follow: (_, caller) => {
+        for (let n = 0; n < 100; n++) refused += caller.notify('x', 'y'.repeat(1 << 16)) ? 0 : 1;
+        return refused;
+      },
+    });
+    const connection = createConnection(path, () => {
+      connection.pause();
+      connection.write('{"id":1,"method":"follow"}\n');
+    });
+    while (refused === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+    connection.destroy();
+    // About a MiB waits; what the kernel holds comes on top.
+    expect(refused).toBeGreaterThan(60);
   });
 
   it('carries large answers', async () => {

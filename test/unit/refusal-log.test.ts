@@ -1,5 +1,6 @@
 /** Refused handshakes in the log of the server: named, and never one line for each. */
 import { expect, test } from 'vitest';
+import { Events } from '../../server/events.ts';
 import { RefusalLog } from '../../server/refusal-log.ts';
 import type { Registry } from '../../server/registry.ts';
 import type { PeerId } from '../../shared/dataplane.ts';
@@ -14,7 +15,7 @@ function harness() {
   const stream = { write: (text: string) => void lines.push(JSON.parse(text)) };
   const log = createLogger({ level: 'info', format: 'json', stream, env: {} });
   const registry = { member: () => ({ record: { name: 'laptop' } }), revokedName: () => undefined };
-  const refusals = new RefusalLog(log, registry as unknown as Registry);
+  const refusals = new RefusalLog(log, registry as unknown as Registry, new Events(() => 0));
   const add = (reason: HandshakeRefusal, now: number, behindSeconds?: number) =>
     refusals.add(
       {

@@ -69,7 +69,7 @@ export class Harness {
           if (!this.#specs.has(id)) this.ids.push(id);
           this.#specs.set(id, spec);
         },
-        removePeer: (id, why) => {
+        removePeer: ({ id }, why) => {
           if (why !== null) this.dismissed.push([id, why]);
           this.#specs.delete(id);
         },
