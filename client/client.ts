@@ -30,7 +30,7 @@ import { type AcceptedLease, acceptLease, DEFAULT_MTU, type Network } from './le
 import { NetworkSetup } from './network-setup.ts';
 import { OtherPeers } from './other-peers.ts';
 import { OwnKeys } from './own-keys.ts';
-import type { Place } from './place.ts';
+import type { TunnelPlace } from './place.ts';
 import { planTunnel, type TunnelPlan } from './plan.ts';
 import { type ProfileStore, TimestampFile } from './profile-store.ts';
 import { type LookUp, resolveEndpoints, systemLookUp } from './resolve.ts';
@@ -43,7 +43,7 @@ const SERVER = 1 as PeerId;
 export interface ClientOptions {
   readonly target: Target;
   readonly store: ProfileStore;
-  readonly place: Place;
+  readonly place: TunnelPlace;
   /** null: chosen from the state directory. */
   readonly device: string | null;
   /** null: as the profile says, else chosen by the kernel. */
@@ -166,6 +166,7 @@ export class Client {
       throw new VpnError('NOT_RUNNING', 'the client is stopping');
     }
     return describe({
+      tunnel: this.#options.place.tunnel,
       state: this.#connection.state,
       opened: this.#opened,
       peer: this.#engine.peer(SERVER),
@@ -202,7 +203,7 @@ export class Client {
       this.#report(await journal.undoAll());
     }
     this.#opened = this.#engine.open({
-      device: options.device ?? defaultDevice(options.place.stateDirectory),
+      device: options.device ?? defaultDevice(this.#keys.folder),
       mtu: plan.network?.mtu ?? DEFAULT_MTU,
       listen: { port: options.localPort ?? plan.listenPort },
       fwmark: plan.fwmark,
@@ -469,12 +470,13 @@ export class Client {
 }
 
 /**
- * Device name of a state directory: the folder of the control sockets that `wg` uses is shared by
- * all network namespaces, so that a plain `%d` would clash between instances.
+ * Device name of a tunnel, made from the folder of what is remembered of its server: the folder of
+ * the control sockets that `wg` uses is shared by all network namespaces, so that a plain `%d`
+ * would clash between instances.
  */
-function defaultDevice(stateDirectory: string): string {
-  mkdirSync(stateDirectory, { recursive: true, mode: 0o700 });
-  const path = new TextEncoder().encode(realpathSync(stateDirectory));
+function defaultDevice(folder: string): string {
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const path = new TextEncoder().encode(realpathSync(folder));
   return `cvc${toHex(hash(path)).slice(0, 6)}`;
 }
 

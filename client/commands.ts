@@ -1,21 +1,12 @@
 /** The commands of vpn-client: their options, their help, what they print. */
-import { readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { Option } from 'commander';
-import { ExitCode, VpnError } from '../shared/errors.ts';
-import {
-  type Invocation,
-  Program,
-  type Surroundings,
-  type TextStream,
-  wholeNumber,
-} from '../shared/program.ts';
-import { callLocalSocket } from '../shared/system/local-socket.ts';
-import { findPlace, type Place, type PlaceOptions } from './place.ts';
-import type { ClientStatus } from './status.ts';
+import { VpnError } from '../shared/errors.ts';
+import { type Invocation, Program, type Surroundings, wholeNumber } from '../shared/program.ts';
+import { findPlace, type PlaceOptions, placeOfTunnel } from './place.ts';
+import { disconnect, showStatus, watchStatus } from './running.ts';
 
 const DEFAULT_TIMEOUT_S = 30;
-/** Undoing what was done to the host takes a moment. */
-const DISCONNECT_TIMEOUT_MS = 15_000;
 
 interface ConnectOptions extends PlaceOptions {
   readonly invite?: string;
@@ -24,6 +15,17 @@ interface ConnectOptions extends PlaceOptions {
   readonly localPort?: number;
   readonly timeout?: number;
   readonly log?: string;
+  readonly daemon?: boolean;
+  /** Set by the daemon's parent: progress goes to standard output. */
+  readonly report?: boolean;
+}
+
+interface StatusOptions extends PlaceOptions {
+  readonly watch?: boolean;
+}
+
+interface DisconnectOptions extends PlaceOptions {
+  readonly all?: boolean;
 }
 
 const placeOptions = [
@@ -45,10 +47,10 @@ export function createProgram(surroundings: Surroundings): Program {
   )
     .add<ConnectOptions>({
       usage: 'connect [target]',
-      summary: 'connect to HOST:PORT or with a profile FILE.conf; stays in the foreground',
+      summary: 'connect to HOST:PORT or with a profile FILE.conf',
       examples: [
         'vpn-client connect server.example:6000 --invite culvert1_...',
-        'vpn-client connect office.conf',
+        'vpn-client connect office.conf --daemon',
       ],
       options: [
         new Option('--invite <invite>', 'the invite, at the first connection').conflicts(
@@ -66,28 +68,42 @@ export function createProgram(surroundings: Surroundings): Program {
           `time for the first connection (${DEFAULT_TIMEOUT_S})`,
         ).argParser(wholeNumber(1, 86_400)),
         new Option('--log <level>', 'debug, info, warn or error (info)'),
+        new Option('--daemon', 'return when connected, and go on in the background'),
+        new Option('--report').hideHelp(),
       ],
-      run: (invocation) => connect(invocation, surroundings.stderr),
+      run: (invocation) => connect(invocation, surroundings),
     })
-    .add<PlaceOptions>({
-      usage: 'status',
-      summary: 'show the connection; exit code 3 when there is none',
-      examples: ['vpn-client status', 'vpn-client status --json'],
-      options: placeOptions,
-      run: status,
+    .add<StatusOptions>({
+      usage: 'status [tunnel]',
+      summary: 'show one connection or all; exit code 3 when one is not connected',
+      examples: ['vpn-client status', 'vpn-client status office --watch'],
+      options: [...placeOptions, new Option('--watch', 'again every second, until it ends')],
+      run: ({ args, options, output, env }) => {
+        const show = options.watch === true ? watchStatus : showStatus;
+        return show(findPlace(options, env), args[0], output);
+      },
     })
-    .add<PlaceOptions>({
-      usage: 'disconnect',
-      summary: 'end the connection and undo what it changed on this host',
-      examples: ['vpn-client disconnect', 'vpn-client disconnect --run /run/culvert-office'],
-      options: placeOptions,
-      run: disconnect,
+    .add<DisconnectOptions>({
+      usage: 'disconnect [tunnel]',
+      summary: 'end a connection and undo what it changed on this host',
+      examples: ['vpn-client disconnect', 'vpn-client disconnect office'],
+      options: [...placeOptions, new Option('--all', 'every connection of this run directory')],
+      run: async ({ args, options, output, env }) => {
+        const ended = await disconnect(findPlace(options, env), args[0], options.all === true);
+        const line = ({ device }: (typeof ended)[number]) =>
+          `disconnected${device === null ? '' : `, ${device} is gone`}`;
+        output.facts(
+          ended.length === 1 ? ended[0] : { tunnels: ended },
+          ended.map(line).join('\n'),
+        );
+        return undefined;
+      },
     });
 }
 
 async function connect(
   { args, options, output, env }: Invocation<ConnectOptions>,
-  stderr: TextStream,
+  { argv, stderr }: Surroundings,
 ): Promise<number> {
   // Loaded here: status and disconnect need none of it.
   const { carrierOf, logLevelOf } = await import('./settings.ts');
@@ -98,19 +114,27 @@ async function connect(
   const device = options.dev ?? env.CULVERT_DEV ?? null;
   const nameError = device === null ? null : deviceNameError(device);
   if (nameError !== null) throw nameError;
-  const place = findPlace(options, env);
-  const store = new ProfileStore(place.stateDirectory);
+  const base = findPlace(options, env);
+  const store = new ProfileStore(base.stateDirectory);
   const invite = options.invite ?? readInviteFile(options.inviteFile);
   const now = Math.floor(Date.now() / 1000);
-  const { target, notes } = chooseTarget({ text: args[0], invite, now }, store);
+  const { tunnel, target, notes } = chooseTarget({ text: args[0], invite, now }, store);
+  const place = placeOfTunnel(base, tunnel);
+  if (options.daemon === true) {
+    if (target.type === 'file' && statSync(args[0]!, { throwIfNoEntry: false })?.isFIFO()) {
+      throw new VpnError('USAGE', 'with --daemon the profile has to be a file, not a pipe');
+    }
+    const { runDaemon } = await import('./daemon.ts');
+    return runDaemon({ argv, invite, logPath: place.logPath }, output);
+  }
   const carrier = carrierOf(env);
   const level = logLevelOf(options.log, env, output.quiet ? 'warn' : 'info');
   const log = createLogger({ level, format: 'auto', stream: stderr, env });
-  for (const note of notes) output.talk(`${output.paint('yellow', '!')} ${note}`);
   const { runClient } = await import('./foreground.ts');
   return runClient(
     {
       target,
+      notes,
       store,
       place,
       device,
@@ -118,43 +142,11 @@ async function connect(
       timeoutMs: (options.timeout ?? DEFAULT_TIMEOUT_S) * 1000,
       carrier,
       log,
+      report: options.report === true,
+      env,
     },
     output,
   );
-}
-
-async function status({ options, output, env }: Invocation<PlaceOptions>): Promise<number> {
-  const facts = (await callClient(findPlace(options, env), 'status')) as ClientStatus;
-  const { statusText } = await import('./status.ts');
-  output.facts(facts, statusText(facts));
-  return facts.state === 'connected' ? ExitCode.ok : ExitCode.notRunning;
-}
-
-async function disconnect({ options, output, env }: Invocation<PlaceOptions>): Promise<undefined> {
-  const facts = (await callClient(findPlace(options, env), 'disconnect')) as {
-    device: string | null;
-  };
-  output.facts(facts, `disconnected${facts.device === null ? '' : `, ${facts.device} is gone`}`);
-}
-
-/** Calls the running client; NOT_RUNNING says which one was looked for. */
-async function callClient(place: Place, method: string): Promise<unknown> {
-  try {
-    return await callLocalSocket(
-      place.socketPath,
-      method,
-      {},
-      {
-        timeoutMs: DISCONNECT_TIMEOUT_MS,
-      },
-    );
-  } catch (error) {
-    if (!(error instanceof VpnError) || error.code !== 'NOT_RUNNING') throw error;
-    throw new VpnError('NOT_RUNNING', `no vpn-client is running in ${place.runDirectory}`, {
-      cause: error,
-      hint: 'Connect first, or name its run directory with --run.',
-    });
-  }
 }
 
 /** The text of an invite; undefined without a file. */

@@ -1,7 +1,11 @@
-/** The client in the foreground: shows its stages, waits for a signal or its end, says how it ended. */
+/**
+ * The client in the foreground of whoever started it, a person, systemd or `connect --daemon`:
+ * shows its stages, waits for a signal or its end, says how it ended.
+ */
 import { networkText, parseCidr } from '../shared/cidr.ts';
 import type { VpnError } from '../shared/errors.ts';
-import type { Output } from '../shared/program.ts';
+import type { Environment, Output } from '../shared/program.ts';
+import { openNotifier } from '../shared/system/notify.ts';
 import { requireTun } from '../shared/system/require-tun.ts';
 import { Client, type ClientOptions, thisHost } from './client.ts';
 import type { ClientStatus } from './status.ts';
@@ -11,21 +15,45 @@ const SIGNAL_EXIT = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
 type StopSignal = keyof typeof SIGNAL_EXIT;
 const STOP_SIGNALS = Object.keys(SIGNAL_EXIT) as StopSignal[];
 
+/** How often systemd may hear that we live. */
+const ALIVE_MS = 1_000;
+
+export interface ForegroundOptions extends Omit<ClientOptions, 'onStage' | 'onNote' | 'onReady'> {
+  /** What the user should know before we begin, one sentence each. */
+  readonly notes: readonly string[];
+  /** Progress goes to standard output, for the parent of a daemon; the log is a file. */
+  readonly report: boolean;
+  readonly env: Environment;
+}
+
 /** Runs until a signal, `disconnect` or trouble; resolves with the exit code. Throws VpnError. */
-export async function runClient(
-  options: Omit<ClientOptions, 'onStage' | 'onNote' | 'onReady'>,
-  output: Output,
-): Promise<number> {
+export async function runClient(options: ForegroundOptions, output: Output): Promise<number> {
   requireTun();
+  const { report, log } = options;
+  const talk = (mark: 'green ✓' | 'yellow !', text: string): void => {
+    const [colour, sign] = mark.split(' ') as ['green' | 'yellow', string];
+    if (report) output.print(JSON.stringify({ talk: `${sign} ${text}` }));
+    else output.talk(`${output.paint(colour, sign)} ${text}`);
+  };
+  for (const note of options.notes) talk('yellow !', note);
+  const systemd = openNotifier(options.env);
+  const alive = setInterval(() => systemd?.alive(performance.now()), ALIVE_MS);
   const client = new Client(
     {
       ...options,
-      onStage: (stage, text) =>
-        output.talk(`${output.paint('green', '✓')} ${stage.padEnd(10)} ${text}`),
-      onNote: (text) => output.talk(`${output.paint('yellow', '!')} ${text}`),
+      onStage: (stage, text) => {
+        talk('green ✓', `${stage.padEnd(10)} ${text}`);
+        systemd?.status(`${stage}: ${text}`);
+      },
+      onNote: (text) => talk('yellow !', text),
       onReady: (status) => {
+        const line = connectedLine(status);
+        if (report) output.print(JSON.stringify({ talk: line }));
+        else output.talk(line);
+        if (report) log.info(line);
         if (output.json) output.print(JSON.stringify(status));
-        output.talk(connectedLine(status));
+        systemd?.ready();
+        systemd?.status(line);
       },
     },
     await thisHost(),
@@ -45,9 +73,13 @@ export async function runClient(
     started = true;
     if (signal !== null) void client.stop();
     reason = await client.stopped;
+    systemd?.stopping();
   } finally {
+    clearInterval(alive);
     for (const name of STOP_SIGNALS) process.off(name, onSignal);
   }
+  // Nobody reads a daemon's last words on standard output any more.
+  if (reason !== null && report) log.error({ code: reason.code }, reason.message);
   if (reason !== null) throw reason;
   return signal === null ? 0 : SIGNAL_EXIT[signal];
 }

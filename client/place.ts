@@ -1,4 +1,5 @@
-/** Where an instance of the client lives: its directories and the files that others look for. */
+/** Where clients live: their directories, and the files of each tunnel that others look for. */
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Environment } from '../shared/program.ts';
 
@@ -13,9 +14,20 @@ export interface PlaceOptions {
 export interface Place {
   readonly stateDirectory: string;
   readonly runDirectory: string;
+}
+
+/** The files of one tunnel: several run beside each other in one run directory. */
+export interface TunnelPlace extends Place {
+  /** `vpn.example.org_6000`, or `office` for office.conf. */
+  readonly tunnel: string;
   readonly socketPath: string;
   readonly journalPath: string;
+  /** Of `connect --daemon`. */
+  readonly logPath: string;
 }
+
+const SOCKET = /^client-(.+)\.sock$/;
+const JOURNAL = /^client-(.+)\.journal$/;
 
 /** Directories of an instance: flag, then CULVERT_*, then systemd's, then the default. */
 export function findPlace(options: PlaceOptions, env: Environment): Place {
@@ -23,7 +35,36 @@ export function findPlace(options: PlaceOptions, env: Environment): Place {
   return {
     stateDirectory: options.state ?? env.CULVERT_STATE ?? env.STATE_DIRECTORY ?? DEFAULT_STATE,
     runDirectory: run,
-    socketPath: join(run, 'client.sock'),
-    journalPath: join(run, 'client.journal'),
   };
+}
+
+export function placeOfTunnel(place: Place, tunnel: string): TunnelPlace {
+  const file = (end: string) => join(place.runDirectory, `client-${tunnel}.${end}`);
+  return {
+    ...place,
+    tunnel,
+    socketPath: file('sock'),
+    journalPath: file('journal'),
+    logPath: file('log'),
+  };
+}
+
+/** Tunnels with a control socket, in order of name; a killed client's socket is still there. */
+export function tunnelsWithSocket({ runDirectory }: Place): string[] {
+  return namesIn(runDirectory, SOCKET);
+}
+
+/** Tunnels whose client has changed something on the host, in order of name. */
+export function tunnelsWithJournal({ runDirectory }: Place): string[] {
+  return namesIn(runDirectory, JOURNAL);
+}
+
+function namesIn(directory: string, pattern: RegExp): string[] {
+  let files: string[];
+  try {
+    files = readdirSync(directory);
+  } catch {
+    return [];
+  }
+  return files.flatMap((file) => pattern.exec(file)?.[1] ?? []).sort();
 }

@@ -10,6 +10,8 @@ import type { Network } from './lease.ts';
 
 /** As `--json` prints it. */
 export interface ClientStatus {
+  /** Name of the tunnel on this host, as `status NAME` and `disconnect NAME` take it. */
+  readonly tunnel: string;
   readonly state: ConnectionState;
   readonly device: string;
   /** Name the server gave us; null for profile files. */
@@ -42,6 +44,7 @@ export interface ClientStatus {
 }
 
 export interface StatusSources {
+  readonly tunnel: string;
   readonly state: ConnectionState;
   readonly opened: Interface;
   readonly peer: PeerStatus | undefined;
@@ -59,6 +62,7 @@ export function describe(from: StatusSources): ClientStatus {
   const endpoint = peer?.endpoint ?? null;
   const handshake = peer?.lastHandshake ?? null;
   return {
+    tunnel: from.tunnel,
     state: from.state,
     device: opened.device,
     name: from.name,
@@ -92,6 +96,7 @@ export function statusText(status: ClientStatus): string {
     (reason) => [reason, (server.drops[reason] ?? 0) + (status.drops[reason] ?? 0)] as const,
   ).filter(([, count]) => count > 0);
   const rows: [string, string][] = [
+    ['tunnel', status.tunnel],
     [
       'state',
       `${status.state}${status.connectedSince ? `, up since ${status.connectedSince}` : ''}`,
@@ -103,7 +108,7 @@ export function statusText(status: ClientStatus): string {
     ['received', bytesText(server.bytesReceived)],
     ['sent', bytesText(server.bytesSent)],
   ];
-  if (status.name !== null) rows.splice(1, 0, ['name', status.name]);
+  if (status.name !== null) rows.splice(2, 0, ['name', status.name]);
   if (status.routes.length > 0) rows.push(['routes', status.routes.join(', ')]);
   if (drops.length > 0) rows.push(['dropped', drops.map(([r, n]) => `${r} ${n}`).join(', ')]);
   return rows.map(([label, value]) => `${label.padEnd(10)} ${value}`).join('\n');

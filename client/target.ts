@@ -3,7 +3,7 @@
  * server that an invite leads to. Reads files, writes nothing.
  */
 import { closeSync, existsSync, fstatSync, openSync, readFileSync } from 'node:fs';
-import { basename } from 'node:path';
+import { basename, join } from 'node:path';
 import { keyToBase64, publicKeyOf } from '../keys/keypair.ts';
 import { type Invite, parseInvite, requireUnexpired } from '../shared/control/invite.ts';
 import { VpnError } from '../shared/errors.ts';
@@ -29,7 +29,7 @@ export type Target =
     };
 
 export interface TargetRequest {
-  /** HOST:PORT or the path of a profile; absent: the only server remembered, or the invite's. */
+  /** HOST:PORT, the path of a profile or its name in /etc/culvert/clients; absent: the only server remembered, or the invite's. */
   readonly text: string | undefined;
   /** Text of an invite. */
   readonly invite: string | undefined;
@@ -38,11 +38,15 @@ export interface TargetRequest {
 }
 
 export interface Choice {
+  /** Name of the tunnel on this host: of its server's folder, or of the file. */
+  readonly tunnel: string;
   readonly target: Target;
   /** What the user should know, one sentence each. */
   readonly notes: readonly string[];
 }
 
+/** Profiles that are known by their name alone. */
+const PROFILES = '/etc/culvert/clients';
 const MAX_PROFILE_BYTES = 1 << 20;
 
 /**
@@ -64,7 +68,11 @@ export function chooseTarget(request: TargetRequest, store: ProfileStore): Choic
   if (membership === null) {
     throw new VpnError('PROFILE_UNKNOWN', `nothing is remembered of ${text}`);
   }
-  return { target: { type: 'member', membership }, notes: [] };
+  return {
+    tunnel: nameOf(membership.directory),
+    target: { type: 'member', membership },
+    notes: [],
+  };
 }
 
 function chooseByInvite(
@@ -76,7 +84,8 @@ function chooseByInvite(
   const known = store.findByInvite(invite);
   if (known?.enrolled) {
     const note = 'this invite was used here before; connecting with what is remembered';
-    return { target: { type: 'member', membership: known }, notes: [note] };
+    const target: Target = { type: 'member', membership: known };
+    return { tunnel: nameOf(known.directory), target, notes: [note] };
   }
   // Cut off: the server may know our own key already, and then the expiry does not matter.
   if (known === null) requireUnexpired(invite, request.now);
@@ -89,7 +98,8 @@ function chooseByInvite(
   const notes = former?.enrolled
     ? [`this is a new invite for ${formatHostPort(endpoints[0]!)}; it replaces what is remembered`]
     : [];
-  return { target: { type: 'invite', invite, endpoints, begun: known }, notes };
+  const tunnel = nameOf(known?.directory ?? store.folderOf(endpoints[0]!));
+  return { tunnel, target: { type: 'invite', invite, endpoints, begun: known }, notes };
 }
 
 function onlyMembership(store: ProfileStore): Membership {
@@ -102,10 +112,11 @@ function onlyMembership(store: ProfileStore): Membership {
   });
 }
 
-function readProfile(path: string): Choice {
+function readProfile(text: string): Choice {
+  const path = existsSync(text) || text.includes('/') ? text : join(PROFILES, `${text}.conf`);
   if (!existsSync(path)) {
-    throw new VpnError('PROFILE_UNKNOWN', `${path} is neither HOST:PORT nor a file`, {
-      hint: 'Give HOST:PORT or the path of a profile.',
+    throw new VpnError('PROFILE_UNKNOWN', `${text} is neither HOST:PORT nor a file`, {
+      hint: `Give HOST:PORT, the path of a profile, or its name in ${PROFILES}.`,
     });
   }
   const profile = parseProfile(readSecretText(path), basename(path));
@@ -119,7 +130,20 @@ function readProfile(path: string): Choice {
   if (profile.peers.some((peer) => keyToBase64(peer.publicKey) === own)) {
     throw new VpnError('PROFILE_INVALID', `${basename(path)}: a [Peer] has our own public key`);
   }
-  return { target: { type: 'file', profile }, notes: profile.warnings };
+  return {
+    tunnel: nameOf(path.replace(/\.conf$/, '')),
+    target: { type: 'file', profile },
+    notes: profile.warnings,
+  };
+}
+
+/** Last part of a path as the name of a tunnel: fit for a file, short enough for a socket. */
+function nameOf(path: string): string {
+  return (
+    basename(path)
+      .replace(/[^\w.-]/g, '_')
+      .slice(0, 48) || 'profile'
+  );
 }
 
 /** The text of a file with a secret in it, which others must not be able to read. */

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { Client } from '../../client/client.ts';
-import { findPlace } from '../../client/place.ts';
+import { findPlace, placeOfTunnel } from '../../client/place.ts';
 import { ProfileStore } from '../../client/profile-store.ts';
 import type { ClientStatus } from '../../client/status.ts';
 import { chooseTarget } from '../../client/target.ts';
@@ -171,7 +171,8 @@ class TestClient {
 
   constructor(name: string, request: { text?: string; invite?: string }, underlay = '192.0.2.1') {
     this.state = join(folder, name);
-    const place = findPlace({ state: this.state, run: join(folder, `${name}-run`) }, {});
+    const base = findPlace({ state: this.state, run: join(folder, `${name}-run`) }, {});
+    const place = placeOfTunnel(base, 'office');
     this.socketPath = place.socketPath;
     const store = new ProfileStore(this.state);
     const wanted = { text: request.text, invite: request.invite, now: now() };
