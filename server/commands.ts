@@ -7,6 +7,7 @@ import { VpnError } from '../shared/errors.ts';
 import { type CommandSpec, type Output, Program, type Surroundings } from '../shared/program.ts';
 import type { InviteReply, PeersReply, ProfileReply } from './administration.ts';
 import { eventsCommand } from './events-command.ts';
+import { cleanupCommand, doctorCommand } from './host-commands.ts';
 import { renameCommand, revokeCommand, setCommand } from './people-commands.ts';
 import {
   administer,
@@ -42,6 +43,8 @@ export function createProgram(surroundings: Surroundings): Program {
     .add(setCommand)
     .add(renameCommand)
     .add(revokeCommand)
+    .add(doctorCommand)
+    .add(cleanupCommand)
     .add(stopCommand);
 }
 
@@ -74,7 +77,10 @@ function startCommand(surroundings: Surroundings): CommandSpec<StartOptions> {
       new Option('--network <cidr>', 'tunnel network (default 192.168.1.0/24)'),
       new Option('--address <address>', "the server's own address in it (default: the first)"),
       new Option('--client-to-client <mode>', 'direct, kernel or off (default direct)'),
-      new Option('--nat <mode>', 'off or auto; auto changes nothing yet'),
+      new Option(
+        '--nat <mode>',
+        'auto or off: whether clients reach other networks through this host',
+      ),
       new Option('--log <level>', 'debug, info, warn or error (default info)'),
     ],
     run: async ({ options, output, env }) => {

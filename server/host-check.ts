@@ -6,15 +6,18 @@ import { isIPv4 } from 'node:net';
 import { type Cidr, cidrText, overlaps, parseCidr } from '../shared/cidr.ts';
 import { readLinks, routeTo } from '../shared/system/link.ts';
 
-/** TEST-NET-1 (RFC 5737): any address out there; nothing is sent to it. */
-const OUTSIDE = '192.0.2.1';
+/**
+ * Any address out there, of the networks kept for documentation (RFC 5737, RFC 3849); nothing is
+ * sent to it.
+ */
+export const OUTSIDE = { ip: '192.0.2.1', ip6: '2001:db8::1' } as const;
 
 /**
  * The address that others most likely reach this host at: the source of the default route, else
  * the first global IPv4 address of a link that is up, leaving out `ownDevice`. null: none.
  */
 export async function outwardAddress(ownDevice: string | null): Promise<string | null> {
-  const path = await routeTo(OUTSIDE);
+  const path = await routeTo(OUTSIDE.ip);
   if (path?.source !== undefined && path.device !== ownDevice) return path.source;
   for (const link of await readLinks()) {
     if (!link.up || link.name === ownDevice) continue;

@@ -23,6 +23,7 @@ export interface PlaceOptions {
 
 export interface Place {
   readonly stateDirectory: string;
+  readonly runDirectory: string;
   readonly socketPath: string;
   /** server.yaml; null: there is none. */
   readonly configPath: string | null;
@@ -35,6 +36,7 @@ export function findPlace(options: PlaceOptions, env: Environment): Place {
   const named = options.config ?? env.CULVERT_CONFIG;
   return {
     stateDirectory: options.state ?? env.CULVERT_STATE ?? env.STATE_DIRECTORY ?? DEFAULT_STATE,
+    runDirectory: run,
     socketPath: join(run, 'server.sock'),
     configPath: named ?? (existsSync(DEFAULT_CONFIG) ? DEFAULT_CONFIG : null),
     environment: env,

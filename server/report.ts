@@ -40,6 +40,7 @@ export function statusText(status: StatusReply): string {
     ['port', `UDP ${port}`],
     ['public key', status.publicKey],
     ['cipher', `ChaCha20-Poly1305 by ${aead}, ${workers} ${workers === 1 ? 'worker' : 'workers'}`],
+    ['internet', natText(status.nat)],
     ['up for', durationText(uptime)],
     ['dropped', dropsText(status.drops)],
   ];
@@ -56,6 +57,17 @@ export function statusText(status: StatusReply): string {
     ]),
   ];
   return `${table(facts)}\n\n${peers.length === 0 ? 'no peers yet' : table(rows)}`;
+}
+
+function natText(nat: StatusReply['nat']): string {
+  if (nat === null) return 'starting';
+  if (nat.state === 'off') return 'not through this host: nat is off';
+  if (nat.state === 'failed') return `no NAT: ${nat.reason}`;
+  const { ipv4, ipv6 } = nat.outside;
+  const ways = [ipv4, ipv6].filter((device) => device !== null);
+  const way = ways.length === 0 ? 'no default route' : `by ${[...new Set(ways)].join(', ')}`;
+  const stopped = nat.obstacles.length > 0;
+  return `NAT ${way}${stopped ? '; a firewall is in the way: vpn-server doctor' : ''}`;
 }
 
 /** Columns as wide as their widest cell, two blanks between. */

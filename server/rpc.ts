@@ -38,6 +38,7 @@ export interface RpcTargets {
   readonly administration: Administration;
   readonly events: Events;
   readonly status: () => StatusReply;
+  readonly doctor: () => unknown;
   /** Must answer before it stops. */
   readonly stop: () => unknown;
 }
@@ -46,10 +47,12 @@ export function localMethods({
   administration,
   events,
   status,
+  doctor,
   stop,
 }: RpcTargets): Record<string, LocalMethod> {
   return {
     status: () => status(),
+    doctor: () => doctor(),
     peers: () => administration.peers(),
     invite: (input) => administration.invite(check(inviteParameters, input)),
     profile: (input) => administration.profile(check(profileParameters, input)),

@@ -3,6 +3,7 @@
  * again. The only file of the server that constructs things; decides nothing itself.
  */
 import { existsSync, realpathSync, rmSync } from 'node:fs';
+import { dirname } from 'node:path';
 import type { PublicKey } from '../keys/keypair.ts';
 import { bootClock as clock, createDataPlane } from '../native/index.ts';
 import { toHex } from '../shared/bytes.ts';
@@ -17,10 +18,12 @@ import { type LocalSocket, serveLocalSocket } from '../shared/system/local-socke
 import { requireTun } from '../shared/system/require-tun.ts';
 import { offerWireguardSocket, type WireguardSocket } from '../shared/uapi/socket.ts';
 import { Administration, type InviteReply } from './administration.ts';
+import { journalPath } from './cleanup.ts';
 import type { ServerConfiguration } from './configuration.ts';
 import { ControlService } from './control-service.ts';
 import { Events } from './events.ts';
 import { outwardAddress, overlappingLinks } from './host-check.ts';
+import { HostSetup } from './host-setup.ts';
 import { formatIpv4, formatNetwork } from './ipv4.ts';
 import { endpointText, type Member } from './member.ts';
 import { RefusalLog } from './refusal-log.ts';
@@ -99,6 +102,7 @@ class Server {
   /** Connected in this turn of the event loop. */
   #arrivals: PeerId[] = [];
   #opened: Interface | null = null;
+  #host: HostSetup | null = null;
   #socket: LocalSocket | null = null;
   #wireguardSocket: WireguardSocket | null = null;
   #timer: NodeJS.Timeout | null = null;
@@ -170,9 +174,13 @@ class Server {
         administration: this.#administration,
         events: this.#events,
         status: () => this.#status(),
+        doctor: () => this.#host?.check() ?? [],
         stop: () => this.#stopSoon(),
       }),
     );
+    // Now that the run directory is ours: an answering control socket would have ended the start.
+    this.#host = this.#setUpHost(this.#opened);
+    await this.#host.start();
     this.#wireguardSocket = await this.#offerWireguardSocket(this.#opened);
     this.#timer = setInterval(() => this.#tick(), TICK_MS);
     this.#state.store.saveSettings(settings);
@@ -200,6 +208,7 @@ class Server {
       this.#control.goodbye();
       this.#trySightings(this.#engine.peers());
     }
+    await this.#host?.close();
     this.#engine.close();
     await this.#wireguardSocket?.close();
     await this.#socket?.close();
@@ -228,13 +237,16 @@ class Server {
   }
 
   async #bringUp({ device }: Interface): Promise<void> {
-    const { configuration, log } = this.#options;
-    const { address, network, mtu, nat } = configuration;
+    const { configuration } = this.#options;
+    const { address, network, mtu } = configuration;
     await addAddress(device, `${formatIpv4(address)}/${network.prefixLength}`);
     await bringUp(device, mtu);
-    if (nat === 'auto') {
-      log.info('nat: auto changes nothing yet; forward and masquerade by hand if clients need it');
-    }
+  }
+
+  #setUpHost({ device }: Interface): HostSetup {
+    const { configuration, socketPath, log } = this.#options;
+    const journal = journalPath(dirname(socketPath));
+    return new HostSetup({ device, journalPath: journal, configuration, log });
   }
 
   /** For `wg show` and the exporters that read like it; the store stays the truth. */
@@ -413,6 +425,7 @@ class Server {
       registry: this.#registry,
       opened: this.#opened,
       configuration: this.#options.configuration,
+      nat: this.#host?.nat ?? null,
       startedAt: this.#startedAt,
     });
   }

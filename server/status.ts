@@ -6,6 +6,7 @@ import type { ServerConfiguration } from './configuration.ts';
 import { timeText } from './expiry.ts';
 import { formatIpv4, formatNetwork } from './ipv4.ts';
 import { endpointText } from './member.ts';
+import type { NatStatus } from './nat.ts';
 import type { Registry } from './registry.ts';
 
 type Drops = Readonly<Record<DropReason, number>>;
@@ -36,6 +37,8 @@ export interface StatusReply {
   readonly workers: number;
   readonly offloads: Interface['offloads'];
   readonly clientToClient: string;
+  /** null: still starting. */
+  readonly nat: NatStatus | null;
   /** Seconds. */
   readonly uptime: number;
   /** Handshakes need a cookie at the moment. */
@@ -50,6 +53,7 @@ export interface StatusSources {
   readonly registry: Registry;
   readonly opened: Interface;
   readonly configuration: ServerConfiguration;
+  readonly nat: NatStatus | null;
   /** Milliseconds of the monotonic clock. */
   readonly startedAt: number;
 }
@@ -69,6 +73,7 @@ export function readStatus(sources: StatusSources): StatusReply {
     workers: opened.workers,
     offloads: device.offloads,
     clientToClient: configuration.clientToClient,
+    nat: sources.nat,
     uptime: Math.floor((device.now - startedAt) / 1000),
     underLoad: device.underLoad,
     drops: device.drops,

@@ -79,6 +79,10 @@ export const ERRORS = {
     exit: ExitCode.other,
     hint: 'Check the run directory and its permissions, or choose another one with --run.',
   },
+  CLEANUP_INCOMPLETE: {
+    exit: ExitCode.other,
+    hint: 'Run it again as root; the journal in the run directory keeps what is left to undo.',
+  },
   REQUEST_FAILED: { exit: ExitCode.other, hint: 'Look at the log of the running program.' },
 
   // Invites

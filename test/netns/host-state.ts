@@ -1,5 +1,6 @@
 /**
- * What a test must leave as it found it: links, addresses, routes, rules, nft rules, resolv.conf.
+ * What a test must leave as it found it: links, addresses, routes, rules, nft rules, forwarding,
+ * resolv.conf.
  * Counters and lifetimes that move by themselves are taken out.
  */
 import { execFileSync } from 'node:child_process';
@@ -16,6 +17,7 @@ const QUERIES: readonly (readonly [string, string, readonly string[]])[] = [
   ['rule', 'ip', ['-4', 'rule', 'show']],
   ['rule6', 'ip', ['-6', 'rule', 'show']],
   ['nft', 'nft', ['list', 'ruleset']],
+  ['sysctl', 'sysctl', ['-a', '-r', '[.](forwarding|ip_forward|accept_ra|accept_redirects)$']],
 ];
 
 /** Reads the state of a namespace, or of the host when `namespace` is null. */

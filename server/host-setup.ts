@@ -1,0 +1,104 @@
+/**
+ * What a running server changes on its host beside its own device: owns the undo journal, cleans
+ * up after a server that was killed, keeps the way out in line with the routes, and takes all of
+ * it back at the end.
+ */
+import { VpnError } from '../shared/errors.ts';
+import type { Logger } from '../shared/log.ts';
+import { Journal } from '../shared/system/journal.ts';
+import { type NetworkWatch, watchNetwork } from '../shared/system/netlink-watch.ts';
+import type { ServerConfiguration } from './configuration.ts';
+import { type Check, checkHost } from './doctor.ts';
+import { formatNetwork } from './ipv4.ts';
+import { Nat, type NatSettings, type NatStatus } from './nat.ts';
+
+/** Changes of the network come in bursts; looked at when they have been quiet for this long. */
+const SETTLE_MS = 300;
+/** Looked at anyway: what others do to forwarding and rules is not reported. */
+const RECHECK_MS = 30_000;
+
+export interface HostSetupOptions {
+  /** The server's tun, which is up. */
+  readonly device: string;
+  readonly journalPath: string;
+  readonly configuration: ServerConfiguration;
+  readonly log: Logger;
+}
+
+export class HostSetup {
+  /** For other changes to the host, such as routes; undone at the end with the rest. */
+  readonly journal: Journal;
+  readonly #log: Logger;
+  readonly #nat: Nat;
+  #watch: NetworkWatch | null = null;
+  #timer: NodeJS.Timeout | null = null;
+
+  /** Changes nothing yet. Errors: STATE_UNUSABLE for the journal. */
+  constructor({ device, journalPath, configuration, log }: HostSetupOptions) {
+    this.journal = new Journal(journalPath);
+    this.#log = log;
+    this.#nat = new Nat(device, natSettings(configuration), this.journal, log);
+  }
+
+  /** Undoes what a killed server left, then sets up. Errors: STATE_UNUSABLE. */
+  async start(): Promise<void> {
+    const leftovers = this.journal.pending;
+    if (leftovers.length > 0) {
+      this.#log.warn({ changes: leftovers }, 'undoing what an earlier server left');
+      await this.#undoAll();
+    }
+    await this.#nat.refresh();
+    this.#watch = watchNetwork(() => this.#look(SETTLE_MS));
+    this.#look(RECHECK_MS);
+  }
+
+  /** New settings, effective at once. */
+  change(configuration: ServerConfiguration): Promise<void> {
+    return this.#nat.change(natSettings(configuration));
+  }
+
+  get nat(): NatStatus {
+    return this.#nat.status();
+  }
+
+  /** Looks at the host now: what a client needs to get out of it, in the order to mend it. */
+  async check(): Promise<Check[]> {
+    await this.#nat.refresh();
+    return checkHost(this.#nat.facts());
+  }
+
+  /** Everything back as it was; what could not be undone stays in the journal. Idempotent. */
+  async close(): Promise<void> {
+    this.#watch?.close();
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer = null;
+    try {
+      await this.#nat.close();
+    } catch (error) {
+      if (!(error instanceof VpnError)) throw error;
+    }
+    await this.#undoAll();
+  }
+
+  async #undoAll(): Promise<void> {
+    for (const { what, error } of await this.journal.undoAll()) {
+      this.#log.error({ err: error }, `could not undo: ${what}`);
+    }
+  }
+
+  /** Refreshes after `ms`, or when that comes sooner than what is planned. */
+  #look(ms: number): void {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      this.#look(RECHECK_MS);
+      void this.#nat.refresh().catch((error: unknown) => {
+        this.#log.error({ err: error }, 'the way out of this host cannot be kept');
+      });
+    }, ms);
+    this.#timer.unref();
+  }
+}
+
+function natSettings({ nat, clientToClient, network, push }: ServerConfiguration): NatSettings {
+  return { nat, clientToClient, networks: [formatNetwork(network)], routes: push.routes };
+}
