@@ -67,7 +67,7 @@ test.each(['@culvert-notify-PID', 'DIRECTORY/notify'])('a notice arrives at %s',
       listener.stdout.setEncoding('utf8').on('data', (part) => {
         text += part;
         if (text === 'bound\n') openNotifier({ NOTIFY_SOCKET: path })?.ready();
-        if (text.includes('READY')) resolve(text);
+        if (text.endsWith('READY=1\n')) resolve(text);
       });
       listener.once('close', () => reject(new Error(`heard only ${text}`)));
     });
