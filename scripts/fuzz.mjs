@@ -22,7 +22,8 @@ import { pathToFileURL } from 'node:url';
 import { inRoot, must, run } from './steps.mjs';
 
 const COMPILER = 'clang++-16';
-const PACKAGES = 'clang-16 libclang-rt-16-dev';
+/** Debian packages with compiler and libFuzzer. */
+export const PACKAGES = ['clang-16', 'libclang-rt-16-dev'];
 const BUILD = inRoot('build/fuzz');
 const SHORT_SECONDS = { native: 2, script: 1 };
 
@@ -65,10 +66,10 @@ function flagsOf(file) {
 /** Why the targets in C++ cannot be built here; null when they can. */
 async function whyNoNative() {
   const { code, output } = await run(COMPILER, ['-print-resource-dir']);
-  if (code !== 0) return `${COMPILER} is missing; install ${PACKAGES}`;
+  if (code !== 0) return `${COMPILER} is missing; install ${PACKAGES.join(' ')}`;
   const machine = { x64: 'x86_64', arm64: 'aarch64' }[process.arch] ?? process.arch;
   const library = join(output.trim(), `lib/linux/libclang_rt.fuzzer-${machine}.a`);
-  return existsSync(library) ? null : `libFuzzer is missing; install ${PACKAGES}`;
+  return existsSync(library) ? null : `libFuzzer is missing; install ${PACKAGES.join(' ')}`;
 }
 
 function hashOf(...parts) {

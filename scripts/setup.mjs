@@ -24,11 +24,11 @@ const PACKAGES = [
 ];
 const SQLITE = 'node_modules/better-sqlite3';
 
-/** Does all steps; throws with what to do when one cannot be done. */
-export async function setup() {
+/** Does all steps, with `more` Debian packages; throws with what to do when one cannot be done. */
+export async function setup(more = []) {
   const from = performance.now();
   checkNode();
-  await installDebianPackages(PACKAGES);
+  await installDebianPackages([...PACKAGES, ...more]);
   await installNpmPackages();
   await buildSqlite();
   await step('build', () => must(process.execPath, [inRoot('scripts/build.mjs')]));
