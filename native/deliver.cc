@@ -2,6 +2,7 @@
 #include <sys/uio.h>
 
 #include "checksum.h"
+#include "fragment.h"
 #include "icmp.h"
 #include "worker.h"
 
@@ -211,7 +212,8 @@ void Worker::deliver(Peer& peer, uint8_t* plain, size_t bytes, bool congestion) 
   if (congestion) mark_congestion(plain, route_.v6);
   switch (route_.way) {
     case Route::kTun:
-      to_tun(plain, inner.length, route_.local);
+      to_tun(plain, inner.length,
+             route_.local && !shared_.host_forwards.load(std::memory_order_relaxed));
       return;
     case Route::kRelay:
       relay(peer, *route_.to, plain, inner);
@@ -262,24 +264,38 @@ void Worker::relay(Peer& from, Peer& to, uint8_t* packet, const Inner& inner) {
     answer(from, IcmpError::kTimeExceeded, packet, inner);
     return;
   }
-  if (inner.length > tables_->mtu) {
-    const bool may_fragment = !v6 && (packet[6] & 0x40) == 0;
-    if (may_fragment) {
-      // Cutting packets up is the kernel's trade; it routes the pieces back to us.
-      to_tun(packet, inner.length, false);
-      return;
-    }
+  const bool may_fragment = !v6 && (packet[6] & 0x40) == 0;
+  if (inner.length > tables_->mtu && !may_fragment) {
     from.count_drop(DropReason::kTooBig);
     answer(from, IcmpError::kTooBig, packet, inner);
     return;
   }
   decrement_hop_limit(packet, v6);
+  if (inner.length <= tables_->mtu) {
+    add_relay(to, packet, inner.length);
+    return;
+  }
+  Fragmenter fragments;
+  if (!fragments.begin(packet, inner.length, tables_->mtu)) {
+    from.count_drop(DropReason::kBadInner);
+    return;
+  }
+  uint8_t* fragment;
+  size_t bytes;
+  flush_relay();
+  while (fragments.next(&fragment, &bytes)) {
+    add_relay(to, fragment, bytes);
+    flush_relay();  // the next header goes over the end of this one
+  }
+}
+
+void Worker::add_relay(Peer& to, uint8_t* packet, size_t bytes) {
   if (relay_.count == kRunMessages || (relay_.count > 0 && relay_.to != &to)) flush_relay();
   relay_.to = &to;
   relay_.packet[relay_.count] = packet;
-  relay_.bytes[relay_.count] = inner.length;
+  relay_.bytes[relay_.count] = bytes;
   relay_.count++;
-  relay_.wire_bytes += Sender::wire_bytes(inner.length, tables_->mtu);
+  relay_.wire_bytes += Sender::wire_bytes(bytes, tables_->mtu);
 }
 
 void Worker::flush_relay() {
@@ -298,7 +314,9 @@ void Worker::flush_relay() {
       }
       return;
     case Peer::Leave::kNoKey:
-      for (size_t i = 0; i < count; i++) sender_.stage(*r.to, r.packet[i], r.bytes[i]);
+      for (size_t i = 0; i < count; i++) {
+        sender_.stage(*r.to, r.packet[i], r.bytes[i], tables_->mtu, now_, sockets());
+      }
       return;
     case Peer::Leave::kNoEndpoint:
       r.to->count_drop(DropReason::kNoEndpoint, count);

@@ -258,6 +258,7 @@ size_t Device::read_stats(uint64_t* rows, size_t capacity, size_t columns) {
 // DeviceColumn in shared/dataplane.ts.
 void Device::write_device_row(uint64_t* row, size_t columns) {
   std::memset(row, 0, columns * sizeof *row);
+  shared_.host_forwards.store(tun_.forwards(), std::memory_order_relaxed);
   const uint64_t now = now_ms();
   uint64_t receive_buffer = 0;
   uint64_t send_buffer = 0;

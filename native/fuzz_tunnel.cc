@@ -1,5 +1,8 @@
 #include "fuzz_tunnel.h"
 
+#include "checksum.h"
+#include "fragment.h"
+
 namespace culvert::fuzz {
 namespace {
 
@@ -46,12 +49,20 @@ uint8_t ecn_of(const Buffer& p) {
   return p[0] >> 4 == 4 ? p[1] & 3 : p[1] >> 4 & 3;
 }
 
+// The header of an IPv4 packet is as it was made.
+bool header_intact(const Buffer& p) {
+  const size_t header = (p[0] & 15) * size_t{4};
+  return header >= 20 && header < p.size() &&
+         checksum_fold(checksum_add(p.data(), header, 0)) == 0xffff;
+}
+
 }  // namespace
 
 Tunnel::Tunnel(Choices& choices)
     : shared([] {}),
       stranger(kOwnKey),
       sender(make_aead(AeadKind::kOpenssl), shared.offloads, shared.events) {
+  shared.host_forwards = choices.flag();
   const uint8_t settings = choices.byte();
   auto made = std::make_shared<Tables>();
   made->client_to_client = static_cast<ClientToClient>(settings % 3);
@@ -156,15 +167,17 @@ void Tunnel::expect_inner(size_t from, Buffer plain, uint8_t traffic_class) {
   const bool v6 = inner.kind == Inner::kIpv6;
   if (owner(inner.source, v6) != p.peer.get()) return drop(DropReason::kSpoofedSource);
   const bool local = tables->is_local(inner.destination, v6);
+  const bool ends_here = local && !shared.host_forwards;
   const bool multicast = inner.destination[0] >= (v6 ? 0xff : 224);
   const Peer* to = owner(inner.destination, v6);
   const bool routed = tables->client_to_client != ClientToClient::kKernel && !local && !multicast;
   const uint8_t hop_limit = inner.hop_limit;
   plain.resize(inner.length);
+  const bool intact = v6 || header_intact(plain);
   // RFC 6040: congestion met outside is told inside, where the sender speaks ECN.
   if ((traffic_class & 3) == 3 && ecn_of(plain) != 0) plain[1] |= v6 ? 0x30 : 3;
   if (!routed || to == nullptr) {
-    to_tun_.insert(comparable(std::move(plain), local));
+    to_tun_.insert(comparable(std::move(plain), ends_here));
     return;
   }
   if (tables->client_to_client == ClientToClient::kOff) return drop(DropReason::kClientToClientOff);
@@ -172,7 +185,17 @@ void Tunnel::expect_inner(size_t from, Buffer plain, uint8_t traffic_class) {
   if (plain.size() > tables->mtu) {
     const bool may_fragment = !v6 && (plain[6] & 0x40) == 0;
     if (!may_fragment) return drop(DropReason::kTooBig);
-    to_tun_.insert(comparable(std::move(plain), false));
+    if (!intact) return drop(DropReason::kBadInner);
+    plain[8]--;
+    store_be16(&plain[10], 0);
+    const size_t header = (plain[0] & 15) * size_t{4};
+    const auto sum = static_cast<uint16_t>(~checksum_fold(checksum_add(plain.data(), header, 0)));
+    std::memcpy(&plain[10], &sum, 2);
+    Fragmenter fragments;
+    uint8_t* fragment = nullptr;
+    size_t length = 0;
+    REQUIRE(fragments.begin(plain.data(), plain.size(), tables->mtu));
+    while (fragments.next(&fragment, &length)) owe(to, {fragment, fragment + length});
     return;
   }
   plain[v6 ? 7 : 8]--;
@@ -403,7 +426,7 @@ void Tunnel::check_written() {
       const Inner inner = classify_inner(packet, bytes);
       REQUIRE(inner.is_ip() && inner.length == bytes);
       const bool local = tables->is_local(inner.destination, inner.kind == Inner::kIpv6);
-      const auto found = to_tun_.find(comparable(p, local));
+      const auto found = to_tun_.find(comparable(p, local && !shared.host_forwards));
       REQUIRE(found != to_tun_.end() || is_unreachable(p));
       if (found != to_tun_.end()) to_tun_.erase(found);
     }

@@ -65,9 +65,9 @@ class Coalescer {
   }
 
   // Adds a complete IP packet (length already checked against its header); the memory must stay
-  // untouched until clear(). `local`: the packet is for this host, so the AEAD's word replaces
-  // its checksum; others are verified before they are joined, since a joined packet gets a fresh
-  // checksum. False: full, write all frames and clear() first.
+  // untouched until clear(). `local`: the packet is for this host and goes no further, so the
+  // AEAD's word replaces its checksum; others are verified before they are joined, since a joined
+  // packet gets a fresh checksum. False: full, write all frames and clear() first.
   [[nodiscard]] bool add(uint8_t* packet, size_t bytes, bool local);
 
   [[nodiscard]] size_t frames() const { return frame_count_; }

@@ -51,17 +51,19 @@ Peer::Leave Peer::grant(size_t packets, size_t bytes, bool data, uint64_t now, G
   out->keypair = current_;
   out->to = endpoint_;
   out->peer = shared_from_this();
+  if (gso_failures_ >= kGsoFailures && now >= gso_retry_at_) gso_failures_ = kGsoFailures - 1;
   out->gso = gso_failures_ < kGsoFailures;
   activity_.sent(packets, bytes, data, now);
   return Leave::kGranted;
 }
 
-bool Peer::stage(const uint8_t* packet, size_t bytes) {
+Peer::Staging Peer::stage(const uint8_t* packet, size_t bytes, uint64_t now) {
   std::lock_guard lock(mutex_);
   if (const size_t dropped = staged_.push(packet, bytes); dropped > 0) {
     count_drop(DropReason::kStagedOverflow, dropped);
   }
-  return !std::exchange(handshake_needed_, true);
+  if (current_ != nullptr && current_->usable(now)) return Staging::kKeyCame;
+  return std::exchange(handshake_needed_, true) ? Staging::kWaits : Staging::kAsk;
 }
 
 void Peer::handshake_not_asked() {
@@ -167,9 +169,9 @@ void Peer::forget_source() {
   endpoint_.forget_source();
 }
 
-void Peer::gso_failed() {
+void Peer::gso_failed(uint64_t now) {
   std::lock_guard lock(mutex_);
-  gso_failures_++;
+  if (++gso_failures_ >= kGsoFailures) gso_retry_at_ = now + kGsoRetryMs;
 }
 
 void Peer::write_row(uint64_t* row, size_t columns) const {

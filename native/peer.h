@@ -77,8 +77,11 @@ class Peer : public std::enable_shared_from_this<Peer> {
   // they are not keepalives.
   [[nodiscard]] Leave grant(size_t packets, size_t bytes, bool data, uint64_t now, Grant* out);
 
-  // Keeps a packet until a key comes. True: this is the first, so TypeScript must be told.
-  [[nodiscard]] bool stage(const uint8_t* packet, size_t bytes);
+  // kAsk: this is the first that waits, so TypeScript must be told. kKeyCame: a key was installed
+  // since grant() said there was none, and what waited then has left: send what is staged now.
+  enum class Staging : uint8_t { kWaits, kAsk, kKeyCame };
+  // Keeps a packet until a key comes.
+  [[nodiscard]] Staging stage(const uint8_t* packet, size_t bytes, uint64_t now);
   // TypeScript could not be told: the next staged packet tries again.
   void handshake_not_asked();
   [[nodiscard]] std::deque<StagedQueue::Packet> take_staged();
@@ -103,8 +106,8 @@ class Peer : public std::enable_shared_from_this<Peer> {
   void set_endpoint(const Endpoint& endpoint);
   // The source address did not work: the kernel chooses again.
   void forget_source();
-  // UDP_SEGMENT failed towards this peer; after a few times it is left out.
-  void gso_failed();
+  // UDP_SEGMENT failed towards this peer; after a few times it is left out for some minutes.
+  void gso_failed(uint64_t now);
 
   void count_drop(DropReason reason, uint64_t n = 1) {
     drops_[static_cast<size_t>(reason)].fetch_add(n, std::memory_order_relaxed);
@@ -117,6 +120,8 @@ class Peer : public std::enable_shared_from_this<Peer> {
 
  private:
   static constexpr uint32_t kGsoFailures = 8;
+  // The path may be another one by then; if not, one failure more says so.
+  static constexpr uint64_t kGsoRetryMs = 5 * 60'000;
 
   void forget(std::shared_ptr<Keypair>& slot);  // with the mutex held
 
@@ -133,6 +138,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
   bool initiation_unanswered_ = false;
   bool handshake_needed_ = false;  // TypeScript has been told
   uint32_t gso_failures_ = 0;
+  uint64_t gso_retry_at_ = 0;  // ms; counts once there were kGsoFailures
   Endpoint endpoint_;
   StagedQueue staged_;
   Activity activity_;

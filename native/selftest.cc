@@ -26,6 +26,8 @@ constexpr Part kParts[] = {
     {"event ring", test_event_ring},
     {"checksum", test_checksum},
     {"offload", test_offload},
+    {"fragment", test_fragment},
+    {"peer", test_peer},
     {"outbound queue", test_outbound_queue},
 };
 

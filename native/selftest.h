@@ -61,6 +61,8 @@ void test_keypair();
 void test_event_ring();
 void test_checksum();
 void test_offload();
+void test_fragment();
+void test_peer();
 void test_outbound_queue();
 
 // Reads test vectors as lines of text on stdin and says for each what came out; see selftest.cc.

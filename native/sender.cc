@@ -29,7 +29,7 @@ bool Sender::send(Peer& peer, uint8_t* packet, size_t bytes, uint32_t mtu, uint6
       seal(grant, packet, bytes, mtu, 0, sockets);
       return true;
     case Peer::Leave::kNoKey:
-      if (bytes != 0) stage(peer, packet, bytes);
+      if (bytes != 0) stage(peer, packet, bytes, mtu, now, sockets);
       return false;
     case Peer::Leave::kNoEndpoint:
       peer.count_drop(DropReason::kNoEndpoint);
@@ -46,9 +46,18 @@ void Sender::send_staged(Peer& peer, uint32_t mtu, uint64_t now, const UdpSocket
   }
 }
 
-void Sender::stage(Peer& peer, const uint8_t* packet, size_t bytes) {
-  if (!peer.stage(packet, bytes)) return;
-  if (!events_.push(SmallEvent::need_handshake(peer.id()))) peer.handshake_not_asked();
+void Sender::stage(Peer& peer, const uint8_t* packet, size_t bytes, uint32_t mtu, uint64_t now,
+                   const UdpSockets& sockets) {
+  switch (peer.stage(packet, bytes, now)) {
+    case Peer::Staging::kWaits:
+      return;
+    case Peer::Staging::kAsk:
+      if (!events_.push(SmallEvent::need_handshake(peer.id()))) peer.handshake_not_asked();
+      return;
+    case Peer::Staging::kKeyCame:
+      send_staged(peer, mtu, now, sockets);
+      return;
+  }
 }
 
 void Sender::send_raw(const Endpoint& to, const uint8_t* datagram, size_t bytes,

@@ -51,8 +51,10 @@ class Sender {
             const UdpSockets& sockets);
   // Sends what waited for a key, in order. Not flushed.
   void send_staged(Peer& peer, uint32_t mtu, uint64_t now, const UdpSockets& sockets);
-  // Keeps a packet until the peer has a key, and tells TypeScript once.
-  void stage(Peer& peer, const uint8_t* packet, size_t bytes);
+  // Keeps a packet until the peer has a key, and tells TypeScript once. Not flushed: when the key
+  // has come meanwhile, the packet is sent.
+  void stage(Peer& peer, const uint8_t* packet, size_t bytes, uint32_t mtu, uint64_t now,
+             const UdpSockets& sockets);
   // A datagram that is no transport message: handshakes and cookie replies. Not flushed.
   void send_raw(const Endpoint& to, const uint8_t* datagram, size_t bytes, uint8_t traffic_class,
                 const UdpSockets& sockets);

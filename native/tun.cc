@@ -10,6 +10,8 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include <cstdio>
+
 namespace culvert {
 namespace {
 
@@ -75,6 +77,16 @@ void set_transmit_queue_length(const std::string& name) {
   if (socket.valid()) (void)::ioctl(socket.get(), SIOCSIFTXQLEN, &request);
 }
 
+// A setting of the device that is 0 or 1; `missing` when there is none.
+bool read_setting(const char* family, const char* device, bool missing) {
+  char path[96];
+  (void)std::snprintf(path, sizeof path, "/proc/sys/net/%s/conf/%s/forwarding", family, device);
+  const UniqueFd file(::open(path, O_RDONLY | O_CLOEXEC));
+  if (!file.valid()) return missing;
+  char value = '1';
+  return ::read(file.get(), &value, 1) != 1 || value != '0';
+}
+
 }  // namespace
 
 int set_tun_offloads(int queue, bool tcp, bool udp) {
@@ -125,6 +137,19 @@ uint32_t Tun::mtu() const {
   bool asked = false;
   in_namespace_of(queue, [&] { asked = device_request(name, SIOCGIFMTU, &request); });
   return asked ? static_cast<uint32_t>(request.ifr_mtu) : 0;
+}
+
+bool Tun::forwards() const {
+  const int queue = queues_[0].get();
+  ifreq request{};
+  if (::ioctl(queue, TUNGETIFF, &request) < 0) return true;
+  bool answer = true;
+  in_namespace_of(queue, [&] {
+    // A kernel without IPv6 has no such settings.
+    answer = read_setting("ipv4", request.ifr_name, true) ||
+             read_setting("ipv6", request.ifr_name, false);
+  });
+  return answer;
 }
 
 // A queue takes packets exactly while the link is up, which needs no name and no namespace.

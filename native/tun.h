@@ -48,6 +48,9 @@ class Tun {
   // MTU of the device, 0 when it cannot be asked; and whether its link is up. JS thread.
   [[nodiscard]] uint32_t mtu() const;
   [[nodiscard]] bool up() const;
+  // True when the kernel may send what comes out of the device on to other hosts, or when it does
+  // not say. JS thread.
+  [[nodiscard]] bool forwards() const;
 
  private:
   std::string name_;

@@ -49,6 +49,12 @@ void add_source(msghdr& header, const Endpoint& to) {
   }
 }
 
+void add_traffic_class(msghdr& header, int family, int value) {
+  if (value == 0) return;
+  const bool v6 = family == AF_INET6;
+  add_control(header, v6 ? IPPROTO_IPV6 : IPPROTO_IP, v6 ? IPV6_TCLASS : IP_TOS, value);
+}
+
 bool source_error(int error) {
   return error == EINVAL || error == EADDRNOTAVAIL || error == ENETUNREACH ||
          error == EHOSTUNREACH || error == ENODEV;
@@ -203,11 +209,7 @@ size_t SendBatch::send_run(const UdpSockets& sockets, size_t first, Outcome* out
                           .msg_flags = 0};
     msghdr& header = headers[n].msg_hdr;
     add_source(header, m.to);
-    if (m.traffic_class != 0) {
-      const int value = m.traffic_class;
-      add_control(header, family == AF_INET6 ? IPPROTO_IPV6 : IPPROTO_IP,
-                  family == AF_INET6 ? IPV6_TCLASS : IP_TOS, value);
-    }
+    add_traffic_class(header, family, m.traffic_class);
     if (m.segments > 1) {
       add_control(header, IPPROTO_UDP, kUdpSegment, m.segment_bytes);
     }
@@ -236,7 +238,7 @@ void SendBatch::handle_error(const UdpSockets& sockets, Message& m, int error, O
       outcome->gso_error = error;
     }
     error = send_each(socket, m);
-    if (refused && error == 0 && m.peer != nullptr) m.peer->gso_failed();
+    if (refused && error == 0 && m.peer != nullptr) m.peer->gso_failed(now_ms());
   }
   if (source_error(error) && has_source(m.to)) {
     // The address we were asked at may be gone; the kernel knows another.
@@ -271,6 +273,7 @@ int SendBatch::send_one(int socket, const Message& m, size_t offset, size_t byte
                 .msg_controllen = 0,
                 .msg_flags = 0};
   add_source(header, to);
+  add_traffic_class(header, to.family(), m.traffic_class);
   if (bytes > m.segment_bytes) {
     add_control(header, IPPROTO_UDP, kUdpSegment, m.segment_bytes);
   }

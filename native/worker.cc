@@ -243,7 +243,9 @@ void Worker::stage_frames(size_t first, size_t last, Peer& peer) {
   for (size_t i = first; i < last; i++) {
     uint8_t* packet;
     size_t bytes;
-    while (flight_[i]->splitter.next(&packet, &bytes)) sender_.stage(peer, packet, bytes);
+    while (flight_[i]->splitter.next(&packet, &bytes)) {
+      sender_.stage(peer, packet, bytes, tables_->mtu, now_, sockets());
+    }
   }
 }
 

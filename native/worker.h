@@ -29,6 +29,9 @@ struct Shared {
   Gate gate;
   EventRing events;
   std::atomic<uint32_t> offloads{0};  // bits of Offloads in use
+  // A packet for one of our own addresses may end on another host (DNAT). Relaxed: it only says
+  // whether checksums are looked at. The JS thread writes it.
+  std::atomic<bool> host_forwards{true};
 };
 
 // Written by the owning worker, read by the JS thread: relaxed, they order nothing.
@@ -123,6 +126,7 @@ class Worker {
   void deliver(Peer& peer, uint8_t* plain, size_t bytes, bool congestion);
   void find_route(const Peer& peer, const Inner& inner);
   void relay(Peer& from, Peer& to, uint8_t* packet, const Inner& inner);
+  void add_relay(Peer& to, uint8_t* packet, size_t bytes);
   void flush_relay();
   void to_tun(uint8_t* packet, size_t bytes, bool local);
   void flush_tun();

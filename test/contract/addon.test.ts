@@ -7,10 +7,22 @@
  * The tuns have no addresses: what is sent into one and comes out of the other is the test's alone.
  */
 import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll } from 'vitest';
-import type { DataPlane, DataPlaneEvent, Interface, OpenOptions } from '../../shared/dataplane.ts';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { generatePrivateKey, publicKeyOf } from '../../keys/keypair.ts';
+import {
+  type DataPlane,
+  type DataPlaneEvent,
+  DROP_REASONS,
+  type DropReason,
+  type Interface,
+  type OpenOptions,
+  PeerColumn,
+  type PeerId,
+  STATS_COLUMNS,
+} from '../../shared/dataplane.ts';
 import { Net } from '../netns/harness.ts';
 import { delay } from '../netns/waiting.ts';
+import { ipPacket, payloadText } from '../sim/inner-packet.ts';
 import { dataPlaneContract } from './data-plane-contract.ts';
 import { LineProcess } from './line-process.ts';
 import type { MakePair, Side, SideOptions } from './pair.ts';
@@ -168,3 +180,130 @@ function makePair(aead: OpenOptions['aead']): MakePair {
 
 dataPlaneContract('addon', makePair('auto'));
 dataPlaneContract('addon with openssl', makePair('openssl'));
+
+describe('the addon', () => {
+  const [A1, B1, BEHIND_A] = ['10.77.0.1', '10.77.0.2', '10.88.0.5'];
+  const PEER = 1 as PeerId;
+  const SMALL = 1280;
+  let a: AddonSide;
+  let b: AddonSide;
+
+  // b is the router between a and a network that is behind a too, so that all comes back to a.
+  beforeEach(() => {
+    pairs += 1;
+    const side = (name: string, address: string, clientToClient: 'kernel' | 'direct') => {
+      const publicKey = publicKeyOf(generatePrivateKey());
+      return open(`${name}${pairs}`, { publicKey, addresses: [address], clientToClient }, 'auto');
+    };
+    a = side('a', A1, 'kernel');
+    b = side('b', B1, 'direct');
+    for (const { device } of [a, b]) net.ip('host', 'link', 'set', device, 'mtu', '3000');
+    packets.ask({ op: 'watch', devices: [a.device, b.device], port: a.endpoint.port });
+    const toB = { publicKey: b.publicKey, endpoint: b.endpoint };
+    const toA = { publicKey: a.publicKey, endpoint: a.endpoint };
+    a.plane.setPeer(PEER, { ...toB, allowedIps: ['0.0.0.0/0'] });
+    b.plane.setPeer(PEER, { ...toA, allowedIps: [`${A1}/32`, '10.88.0.0/16'] });
+    const [there, back] = [() => new Uint8Array(32).fill(1), () => new Uint8Array(32).fill(2)];
+    b.plane.installKeypair(PEER, {
+      ...{ role: 'responder', localIndex: 2, remoteIndex: 1, endpoint: a.endpoint },
+      ...{ sendKey: back(), receiveKey: there() },
+    });
+    a.plane.installKeypair(PEER, {
+      ...{ role: 'initiator', localIndex: 1, remoteIndex: 2, endpoint: b.endpoint },
+      ...{ sendKey: there(), receiveKey: back() },
+    });
+    return settle(a, b);
+  });
+  afterEach(() => {
+    a.plane.close();
+    b.plane.close();
+  });
+
+  /** A packet of so many bytes that may be cut up, or not. */
+  function large(bytes: number, destination: string, mayFragment: boolean): Uint8Array {
+    const text = Array.from({ length: bytes - 20 }, (_, i) => String.fromCharCode(65 + (i % 61)));
+    const packet = ipPacket(A1, destination, text.join(''));
+    const dont = mayFragment ? 0 : 0x40;
+    // The checksum counts the flags as well (RFC 1624).
+    const view = new DataView(packet.buffer, packet.byteOffset);
+    const sum = (~view.getUint16(10) & 0xffff) + (~view.getUint16(6) & 0xffff) + dont * 256;
+    view.setUint16(6, dont * 256);
+    view.setUint16(10, ~((sum & 0xffff) + (sum >>> 16)) & 0xffff);
+    return packet;
+  }
+
+  function dropped(side: AddonSide, reason: DropReason): number {
+    const rows = new BigUint64Array(STATS_WORDS);
+    const count = side.plane.readStats(rows);
+    const columns = Array.from(
+      { length: count },
+      (_, row) => row * STATS_COLUMNS + PeerColumn.drops + DROP_REASONS.indexOf(reason),
+    );
+    return columns.reduce((sum, at) => sum + Number(rows[at]), 0);
+  }
+
+  test('of a packet above the MTU, the part beyond whole MTUs is padded', async () => {
+    a.inject(large(2000, B1, true));
+    await settle(a, b);
+    // 2000 = 1420 + 580, and 580 is padded to 592; 32 bytes are header and tag.
+    expect((packets.ask({ op: 'last' }) as Uint8Array).length).toBe(1420 + 592 + 32);
+    expect(b.collect()).toHaveLength(1);
+  });
+
+  test('cuts up what is too large to be relayed and may be, without help of the kernel', async () => {
+    b.plane.configure({ mtu: SMALL });
+    const sent = large(2900, BEHIND_A, true);
+    a.inject(sent);
+    await settle(a, b);
+    const fragments = a.collect();
+    expect(fragments.map((f) => f.length)).toEqual([SMALL - 4, SMALL - 4, 2900 - 2 * (SMALL - 24)]);
+    const whole = fragments.map((f) => Buffer.from(f.subarray(20)).toString('latin1')).join('');
+    expect(whole).toBe(payloadText(sent));
+    const words = fragments.map((f) => (f[6]! << 8) | f[7]!);
+    const step = (SMALL - 24) / 8;
+    expect(words).toEqual([0x2000, 0x2000 | step, 2 * step]);
+    expect(fragments.map((f) => f[8])).toEqual(fragments.map(() => sent[8]! - 1));
+    expect(b.collect()).toEqual([]);
+  });
+
+  test('answers what may not be cut up with the MTU', async () => {
+    b.plane.configure({ mtu: SMALL });
+    const sent = large(2900, BEHIND_A, false);
+    a.inject(sent);
+    await settle(a, b);
+    const all = packets.ask({ op: 'collect', device: a.device }) as Uint8Array[];
+    expect(all).toHaveLength(1);
+    const [answer] = all as [Uint8Array];
+    expect([answer[9], answer[20], answer[21]]).toEqual([1, 3, 4]);
+    expect((answer[26]! << 8) | answer[27]!).toBe(SMALL);
+    expect([...answer.subarray(28, 48)]).toEqual([...sent.subarray(0, 20)]);
+    expect(dropped(b, 'tooBig')).toBe(1);
+  });
+
+  test('drops its own datagrams when they are routed into the tunnel they make', async () => {
+    const loop = ipPacket(a.endpoint.address, b.endpoint.address, '12345678');
+    loop[9] = 17;
+    const view = new DataView(loop.buffer, loop.byteOffset);
+    view.setUint16(20, a.endpoint.port);
+    view.setUint16(22, b.endpoint.port);
+    a.inject(loop);
+    await settle(a, b);
+    expect(dropped(a, 'routingLoop')).toBe(1);
+    expect(dropped(b, 'spoofedSource')).toBe(0);
+    // From another port it is a packet like any other; b refuses the source.
+    view.setUint16(20, a.endpoint.port ^ 1);
+    a.inject(loop);
+    await settle(a, b);
+    expect(dropped(a, 'routingLoop')).toBe(1);
+    expect(dropped(b, 'spoofedSource')).toBe(1);
+  });
+
+  test('carries packets without telling JavaScript', async () => {
+    const told = a.events.length + b.events.length;
+    for (let i = 0; i < 500; i++) a.inject(ipPacket(A1, i % 2 ? B1 : BEHIND_A, String(i)));
+    await settle(a, b);
+    expect(b.collect()).toHaveLength(250);
+    expect(a.collect()).toHaveLength(250);
+    expect(a.events.length + b.events.length).toBe(told);
+  });
+});

@@ -4,7 +4,7 @@
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { Bench, INNER_SERVER, type Member, QUIET_MS, repliesIn } from '../wire/bench.ts';
-import { echo, type IpPacket, ip, udp } from '../wire/inner.ts';
+import { checksum, echo, type IpPacket, ip, udp } from '../wire/inner.ts';
 import { ascii, join, random } from '../wire/primitives.ts';
 import type { Session } from '../wire/session.ts';
 import { delay } from './waiting.ts';
@@ -200,6 +200,43 @@ describe('data', () => {
     const sources = new Set(packets.map((p) => p.subarray(12, 16).join('.')));
     expect(sources).toEqual(new Set([member.address]));
     expect(packets.map((p) => p.subarray(28).toString()).join('')).toBe(own.join(''));
+  });
+
+  it('that was damaged before the tunnel is not made good when the host sends it on', async () => {
+    const { net } = bench;
+    net.sysctl('server', 'net.ipv4.ip_forward=1');
+    const rules =
+      'add table ip turn; add chain ip turn in { type nat hook prerouting priority -100; };' +
+      ' add rule ip turn in udp dport 9 dnat to 10.77.1.8';
+    await net.must('server', 'nft', [rules]);
+    // Whatever checksum is still to be made is made before the wire.
+    await net.must('server', 'ethtool', ['-K', 's1', 'tx', 'off']);
+    const capture = await net.capture('peer', 'eth0', 'udp port 9');
+    await delay(600); // the server looks for forwarding on every tick
+    const datagram = (text: string, damage: number) => {
+      const packet = udp(member.address, 9, INNER_SERVER, 9, ascii(text));
+      packet[28]! ^= damage;
+      return session.seal(packet);
+    };
+    // One alone, and a pair that would be joined.
+    const texts = ['alone', 'joined', 'JOINED'];
+    await member.peer.send(datagram(texts[0]!, 0));
+    await delay(50);
+    await member.peer.send(datagram(texts[0]!, 0xff));
+    await delay(50);
+    await member.peer.send(datagram(texts[1]!, 0xff), datagram(texts[2]!, 0xff));
+    const packets = (await capture.stop()).map(({ bytes }) => bytes.subarray(14, 14 + 28 + 6));
+    await net.must('server', 'ethtool', ['-K', 's1', 'tx', 'on']);
+    await net.must('server', 'nft', ['delete table ip turn']);
+    net.sysctl('server', 'net.ipv4.ip_forward=0');
+    const good = packets.map((packet) => {
+      const pseudo = join(packet.subarray(12, 20), Uint8Array.of(0, 17), packet.subarray(24, 26));
+      const length = (packet[24]! << 8) | packet[25]!;
+      return checksum(pseudo, packet.subarray(20, 20 + length)) === 0;
+    });
+    // The kernel's connection tracking may have dropped the damaged ones.
+    expect(good[0]).toBe(true);
+    expect(good.slice(1)).not.toContain(true);
   });
 
   it('that is not a whole IP packet is dropped, and the session goes on', async () => {
