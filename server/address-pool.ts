@@ -4,27 +4,41 @@
  */
 import { contains, type Ipv4, type Ipv4Network, lastAddress } from './ipv4.ts';
 
-export interface AddressRange {
+/** First and last address given without being asked for; default: all hosts. */
+export interface PoolBounds {
+  readonly start?: Ipv4;
+  readonly end?: Ipv4;
+}
+
+export interface AddressRange extends PoolBounds {
   readonly network: Ipv4Network;
   /** The server's own address; never given away. */
   readonly serverAddress: Ipv4;
-  /** First and last address given without being asked for; default: all hosts. */
-  readonly start?: Ipv4;
-  readonly end?: Ipv4;
 }
 
 /** Why a wanted address cannot be had. */
 export type AddressRefusal = 'outside' | 'notAHost' | 'server' | 'taken';
 
 export class AddressPool {
-  readonly #range: Required<AddressRange>;
+  readonly #range: AddressRange;
+  #bounds: Required<PoolBounds>;
   readonly #taken = new Set<Ipv4>();
 
   constructor(range: AddressRange) {
-    this.#range = {
-      ...range,
-      start: range.start ?? ((range.network.base + 1) as Ipv4),
-      end: range.end ?? ((lastAddress(range.network) - 1) as Ipv4),
+    this.#range = range;
+    this.#bounds = this.#withDefaults(range);
+  }
+
+  /** Changes what allocate() gives from now on. */
+  setBounds(bounds: PoolBounds): void {
+    this.#bounds = this.#withDefaults(bounds);
+  }
+
+  #withDefaults({ start, end }: PoolBounds): Required<PoolBounds> {
+    const { network } = this.#range;
+    return {
+      start: start ?? ((network.base + 1) as Ipv4),
+      end: end ?? ((lastAddress(network) - 1) as Ipv4),
     };
   }
 
@@ -53,7 +67,8 @@ export class AddressPool {
 
   /** Takes the lowest free address from start to end that `avoid` lets pass; null: exhausted. */
   allocate(avoid: (address: Ipv4) => boolean = () => false): Ipv4 | null {
-    const { start, end, serverAddress } = this.#range;
+    const { serverAddress } = this.#range;
+    const { start, end } = this.#bounds;
     for (let address: number = start; address <= end; address += 1) {
       const candidate = address as Ipv4;
       if (candidate === serverAddress || this.#taken.has(candidate) || avoid(candidate)) {

@@ -5,7 +5,7 @@
  */
 import { type Cidr, cidrText, contains, networkText, parseCidr } from '../shared/cidr.ts';
 import { VpnError } from '../shared/errors.ts';
-import type { AddressPool, AddressRefusal } from './address-pool.ts';
+import type { AddressPool, AddressRefusal, PoolBounds } from './address-pool.ts';
 import { formatIpv4, formatNetwork, type Ipv4, parseIpv4 } from './ipv4.ts';
 import type { PeerSettings } from './store/store.ts';
 
@@ -29,6 +29,11 @@ export class Addresses {
   constructor(pool: AddressPool, network6: Cidr | null) {
     this.#pool = pool;
     this.#network6 = network6;
+  }
+
+  /** Changes which addresses are given to who asks for none; nobody loses one. */
+  setBounds(bounds: PoolBounds): void {
+    this.#pool.setBounds(bounds);
   }
 
   /** The networks of the tunnel, CIDR texts. */

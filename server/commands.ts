@@ -6,6 +6,7 @@ import { Option } from 'commander';
 import { VpnError } from '../shared/errors.ts';
 import { type CommandSpec, type Output, Program, type Surroundings } from '../shared/program.ts';
 import type { InviteReply, PeersReply, ProfileReply } from './administration.ts';
+import { configCheckCommand, configShowCommand } from './configuration-commands.ts';
 import { eventsCommand } from './events-command.ts';
 import { cleanupCommand, doctorCommand } from './host-commands.ts';
 import { renameCommand, revokeCommand, setCommand } from './people-commands.ts';
@@ -18,6 +19,7 @@ import {
   type SettingFlags,
 } from './place.ts';
 import { CONFIG, RUN, STATE } from './place-options.ts';
+import { reloadCommand } from './reload-command.ts';
 import type { StatusReply } from './status.ts';
 
 /** How long `stop` waits for the server to end, milliseconds; the server needs less than 2 s. */
@@ -45,6 +47,16 @@ export function createProgram(surroundings: Surroundings): Program {
     .add(revokeCommand)
     .add(doctorCommand)
     .add(cleanupCommand)
+    .add(reloadCommand)
+    .addGroup(
+      {
+        name: 'config',
+        summary: 'check and show settings',
+        examples: ['vpn-server config check', 'vpn-server config show'],
+      },
+      configCheckCommand,
+      configShowCommand,
+    )
     .add(stopCommand);
 }
 
@@ -96,6 +108,13 @@ function startCommand(surroundings: Surroundings): CommandSpec<StartOptions> {
         stateDirectory: place.stateDirectory,
         socketPath: place.socketPath,
         settings: { flags, config: place.configPath },
+        reread: async (named) => {
+          const file = named ?? place.configPath;
+          return {
+            file,
+            configuration: await readConfiguration({ ...place, configPath: file }, flags),
+          };
+        },
         log,
         onReady: async ({ firstInvite, facts }) => {
           if (output.json) {

@@ -4,9 +4,10 @@
  */
 import { isIP } from 'node:net';
 import { z } from 'zod';
-import { networkText, parseCidr } from '../shared/cidr.ts';
+import { type Cidr, isPrivate, networkText, parseCidr } from '../shared/cidr.ts';
 import { parseHostPort } from '../shared/profile.ts';
-import { formatIpv4, type Ipv4, type Ipv4Network, parseIpv4, parseNetwork } from './ipv4.ts';
+import { parseExpiry } from './expiry.ts';
+import { formatNetwork, type Ipv4, type Ipv4Network, parseIpv4, parseNetwork } from './ipv4.ts';
 
 /** Smallest and largest MTU of the tunnel: IPv6's minimum, the largest sealed packet. */
 export const MTU_RANGE = [1280, 65_455] as const;
@@ -81,15 +82,30 @@ export const listen = read((text): Listen | null => {
 }, 'must be PORT or ADDRESS:PORT, with a port from 1 to 65535');
 
 /** `host`, `host:port`, `[v6]:port`; a port is added where it is used. */
-export const endpoint = read(
-  (text) => (withPort(text, 1) === null ? null : text),
-  'must be HOST or HOST:PORT, with a name or an address clients reach',
-);
+export const endpoint = z
+  .union([z.string(), z.number()], 'must be HOST or HOST:PORT')
+  .transform((input, context): string => {
+    const text = String(input).trim();
+    const doubt = ambiguity(text);
+    if (doubt === null && withPort(text, 1) !== null) return text;
+    const message = doubt ?? 'must be HOST or HOST:PORT, with a name or an address clients reach';
+    context.addIssue({ code: 'custom', message });
+    return z.NEVER;
+  });
 
 /** The parts of `text`, with `port` when it names none; null when it is no endpoint. */
 export function withPort(text: string, port: number): { host: string; port: number } | null {
+  if (ambiguity(text) !== null) return null;
   if (isIP(text) !== 0) return { host: text, port };
   return parseHostPort(text) ?? parseHostPort(`${text}:${port}`);
+}
+
+/** `::1:6000` may be an address and is hardly meant as one; what to write instead, or null. */
+function ambiguity(text: string): string | null {
+  const parts = /^([^[\]]+):(\d{1,5})$/.exec(text);
+  if (parts === null || isIP(parts[1]!) !== 6) return null;
+  const alone = isIP(text) === 6 ? `, or [${text}] without a port` : '';
+  return `must have brackets around an IPv6 address: [${parts[1]}]:${parts[2]}${alone}`;
 }
 
 export const network = read((text): Ipv4Network | null => {
@@ -100,6 +116,13 @@ export const network = read((text): Ipv4Network | null => {
   (parsed) => parsed.base < 224 * 2 ** 24 && parsed.base >= 2 ** 24 && parsed.base >>> 24 !== 127,
   'must be made of addresses that hosts can have',
 );
+
+/** A network for IPv6: a unique local one (RFC 4193), so that clients take addresses of it. */
+export const network6 = read((text): Cidr | null => {
+  const parsed = text.includes('/') ? parseCidr(text) : null;
+  if (parsed?.family !== 6 || parsed.prefixLength < 48 || parsed.prefixLength > 120) return null;
+  return isPrivate(parsed) ? parseCidr(networkText(parsed)) : null;
+}, 'must be a unique local IPv6 network from /48 to /120, such as fd12:3456:789a::/64');
 
 export const address = read(
   (text): Ipv4 | null => parseIpv4(text),
@@ -129,6 +152,30 @@ export const device = read(
   'must be 1 to 15 characters without blanks, slashes and colons',
 );
 
-export function showAddress(value: Ipv4): string {
-  return formatIpv4(value);
+/** Names of peers and groups. */
+export const name = read(
+  (text) => (/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(text) ? text : null),
+  'must be 1 to 63 letters, digits, dots, dashes or underscores',
+);
+
+/** When something ends: Unix seconds, null for never. Times are absolute: a file has no now. */
+export const expiry = read((text) => {
+  if (text === 'never') return { at: null };
+  const at = /^\d{4}-/.test(text) ? parseExpiry(text, 0) : null;
+  return at === null ? null : { at };
+}, 'must be a day such as 2030-12-31, a time such as 2030-12-31T18:00:00Z, or never').transform(
+  ({ at }) => at,
+);
+
+const COMMANDS = 'must be a list of commands, each a list: program with full path, then arguments';
+const command = z
+  .array(z.string(COMMANDS).max(4096), COMMANDS)
+  .max(64, COMMANDS)
+  .refine((words) => words[0]?.startsWith('/') === true, COMMANDS);
+/** Programs to run, as argument arrays; never a line for a shell. */
+export const commands = z.array(command, COMMANDS).max(8, 'has more than 8 commands');
+
+/** Whether clients take addresses of the network. */
+export function isForPrivateUse(value: Ipv4Network): boolean {
+  return isPrivate(parseCidr(formatNetwork(value))!);
 }

@@ -1,54 +1,40 @@
 /**
- * The server's settings: names, defaults, where each value came from (flag > environment
- * CULVERT_* > server.yaml > default), and the checks between them. Reads no environment and no
- * argv itself: cli.ts passes both in.
+ * The server's settings: defaults, where each value came from (flag > environment CULVERT_* >
+ * server.yaml > default), and the checks between them. Reads no environment and no argv itself:
+ * cli.ts passes both in.
  */
 import type { z } from 'zod';
+import { contains, networkText, parseCidr } from '../shared/cidr.ts';
 import type { ClientToClient } from '../shared/dataplane.ts';
 import { VpnError } from '../shared/errors.ts';
-import { LOG_LEVELS, type LogLevel } from '../shared/log.ts';
-import * as is from './configuration-values.ts';
+import type { LogLevel } from '../shared/log.ts';
+import { nearestName } from '../shared/nearest-name.ts';
+import type { ConfigurationFile } from './configuration-file.ts';
 import {
-  contains,
-  formatIpv4,
-  formatNetwork,
-  type Ipv4,
-  type Ipv4Network,
-  lastAddress,
-} from './ipv4.ts';
+  type GroupSettings,
+  PEER,
+  type PeerSettings,
+  PUSH,
+  SETTING_NAMES,
+  SETTINGS,
+  type SettingName,
+  type Values,
+} from './configuration-settings.ts';
+import * as is from './configuration-values.ts';
+import * as ipv4 from './ipv4.ts';
+import { formatIpv4, formatNetwork, type Ipv4, type Ipv4Network } from './ipv4.ts';
 
-/** Every setting by its path in server.yaml; the environment has it as CULVERT_PUSH_ROUTES. */
-const SETTINGS = {
-  listen: is.listen,
-  endpoint: is.list(is.endpoint, 8),
-  device: is.device,
-  network: is.network,
-  address: is.address,
-  'pool.start': is.address,
-  'pool.end': is.address,
-  clientToClient: is.word('direct', 'kernel', 'off'),
-  'push.routes': is.list(is.route, 256),
-  'push.dns': is.list(is.nameServer, 8),
-  'push.domains': is.list(is.domain, 64),
-  'push.mtu': is.whole(...is.MTU_RANGE),
-  'push.keepalive': is.whole(0, 65_535),
-  'push.full': is.flag,
-  nat: is.word('off', 'auto'),
-  maxClients: is.whole(1, 1_000_000),
-  mtu: is.whole(...is.MTU_RANGE),
-  fwmark: is.whole(0, 0xffff_ffff),
-  log: is.word(...LOG_LEVELS),
-  workers: is.whole(0, 64),
-  aead: is.word('auto', 'ipsec-mb', 'openssl'),
-  'offload.tunTcp': is.flag,
-  'offload.tunUdp': is.flag,
-  'offload.udpGso': is.flag,
-  'offload.udpGro': is.flag,
-} as const satisfies Record<string, z.ZodType>;
+export { FILE_KEYS, SETTING_NAMES, type SettingName } from './configuration-settings.ts';
 
-export type SettingName = keyof typeof SETTINGS;
-type Values = { [K in SettingName]?: z.output<(typeof SETTINGS)[K]> };
-export const SETTING_NAMES = Object.keys(SETTINGS) as SettingName[];
+export interface PushSettings {
+  readonly routes: readonly string[];
+  readonly dns: readonly string[];
+  readonly domains: readonly string[];
+  readonly mtu: number;
+  /** Seconds, 0: off. */
+  readonly keepalive: number;
+  readonly full: boolean;
+}
 
 export interface ServerConfiguration {
   readonly listen: is.Listen;
@@ -57,20 +43,25 @@ export interface ServerConfiguration {
   /** null: chosen from the state directory. */
   readonly device: string | null;
   readonly network: Ipv4Network;
-  /** The server's own address in it. */
+  /** `fd12:3456:789a::/64`; null: no IPv6 in the tunnel. */
+  readonly network6: string | null;
+  /** The server's own address in `network`. */
   readonly address: Ipv4;
   readonly pool: { readonly start?: Ipv4; readonly end?: Ipv4 };
   readonly clientToClient: ClientToClient;
-  readonly push: {
-    readonly routes: readonly string[];
-    readonly dns: readonly string[];
-    readonly domains: readonly string[];
-    readonly mtu: number;
-    readonly keepalive: number;
-    readonly full: boolean;
-  };
+  readonly push: PushSettings;
+  readonly groups: ReadonlyMap<string, GroupSettings>;
+  /** By name of the peer; the peer need not exist. */
+  readonly peers: ReadonlyMap<string, PeerSettings>;
   readonly nat: 'off' | 'auto';
   readonly maxClients: number | null;
+  readonly hooks: {
+    readonly connected: readonly (readonly string[])[];
+    readonly disconnected: readonly (readonly string[])[];
+    readonly enrolled: readonly (readonly string[])[];
+    /** Seconds. */
+    readonly timeout: number;
+  };
   readonly mtu: number;
   readonly fwmark: number;
   readonly log: LogLevel;
@@ -82,14 +73,21 @@ export interface ServerConfiguration {
     readonly udpGso: boolean;
     readonly udpGro: boolean;
   };
+  /**
+   * Origin of what is not a default, by path: `--network`, `CULVERT_NETWORK`, or
+   * `server.yaml:12:9`. Settings of groups and peers come from the file alone.
+   */
+  readonly origins: ReadonlyMap<string, string>;
+  /** What is allowed and hardly meant, sentences. */
+  readonly warnings: readonly string[];
 }
 
 export interface ConfigurationSources {
   /** By name of the setting, as text. */
   readonly flags: Readonly<Partial<Record<SettingName, string>>>;
   readonly environment: Readonly<Record<string, string | undefined>>;
-  /** From configuration-file.ts; null: there is no file. */
-  readonly file: ReadonlyMap<string, { readonly value: unknown; readonly where: string }> | null;
+  /** null: there is no file. */
+  readonly file: ConfigurationFile | null;
 }
 
 /** Flags that are not called as their setting. */
@@ -104,48 +102,97 @@ export function environmentName(setting: SettingName): string {
   return `CULVERT_${setting === 'device' ? 'DEV' : words.toUpperCase()}`;
 }
 
-/** Settings from all sources, checked. Throws VpnError CONFIG_INVALID. */
+/** Settings from all sources, checked. Throws VpnError CONFIG_INVALID with all problems, a line each. */
 export function resolveConfiguration(sources: ConfigurationSources): ServerConfiguration {
-  const values: Values = {};
-  const origins = new Map<SettingName, Origin>();
-  for (const name of SETTING_NAMES) {
-    const found = findSetting(name, sources);
-    if (found === null) continue;
-    const parsed = SETTINGS[name].safeParse(found.value);
-    if (!parsed.success) {
-      const { message } = parsed.error.issues[0]!;
-      throw problem(found.origin, complaint(message, found.value));
+  const draft = new Draft(sources.file?.problems ?? []);
+  for (const name of SETTING_NAMES) draft.single(name, sources);
+  for (const setting of sources.file?.settings ?? []) draft.named(setting);
+  const configuration = withDefaults(draft);
+  // Values that do not stand alone need not be compared.
+  if (draft.problems.length === 0) {
+    checkAddresses(configuration, draft);
+    checkGroups(configuration, draft);
+  }
+  if (draft.problems.length > 0) throw new VpnError('CONFIG_INVALID', draft.problems.join('\n'));
+  return { ...configuration, warnings: warningsOf(configuration) };
+}
+
+/** What has been read so far. */
+class Draft {
+  readonly values: Values = {};
+  readonly groups = new Map<string, GroupSettings>();
+  readonly peers = new Map<string, PeerSettings>();
+  readonly origins = new Map<string, string>();
+  readonly problems: string[];
+
+  constructor(problems: readonly string[]) {
+    this.problems = [...problems];
+  }
+
+  /** Notes that the setting at `path` is wrong: `server.yaml:12:9 network must ...`. */
+  fail(path: string, what: string): void {
+    const origin = this.origins.get(path) ?? path;
+    this.problems.push(isPlace(origin) ? `${origin} ${path} ${what}` : `${origin} ${what}`);
+  }
+
+  single(name: SettingName, sources: ConfigurationSources): void {
+    const { flags, environment, file } = sources;
+    const variable = environmentName(name);
+    if (flags[name] !== undefined) {
+      const origin = FLAG_NAMES[name] ?? `--${name}`;
+      this.#take(this.values, name, SETTINGS[name], { path: name, value: flags[name], origin });
+    } else if (environment[variable]) {
+      const found = { path: name, value: environment[variable], origin: variable };
+      this.#take(this.values, name, SETTINGS[name], found);
+    } else {
+      const found = file?.settings.find((setting) => setting.path.join('.') === name);
+      if (found === undefined) return;
+      const { value, where: origin, items } = found;
+      this.#take(this.values, name, SETTINGS[name], { path: name, value, origin, items });
     }
-    (values as Record<string, unknown>)[name] = parsed.data;
-    origins.set(name, found.origin);
   }
-  const configuration = withDefaults(values);
-  checkAddresses(configuration, origins);
-  return configuration;
+
+  /** A setting of one group or one peer. */
+  named({ path, value, where: origin, items }: ConfigurationFile['settings'][number]): void {
+    const [kind, name, ...keys] = path as [string, string, ...string[]];
+    if (kind !== 'groups' && kind !== 'peers') return;
+    const found = { path: path.join('.'), value, origin, items };
+    if (keys.length === 0) this.#take({}, 'name', is.name, { ...found, value: name });
+    const all: Map<string, { push: object }> = kind === 'groups' ? this.groups : this.peers;
+    const settings = all.get(name) ?? { push: {} };
+    all.set(name, settings);
+    const key = keys.at(-1)!;
+    if (keys.length === 2) this.#take(settings.push, key, PUSH[key as keyof typeof PUSH], found);
+    if (keys.length === 1) this.#take(settings, key, PEER[key as keyof typeof PEER], found);
+  }
+
+  #take(
+    into: object,
+    key: string,
+    schema: z.ZodType,
+    found: { path: string; value: unknown; origin: string; items?: readonly string[] },
+  ): void {
+    const { path, value, origin, items } = found;
+    if (value === null) return;
+    this.origins.set(path, origin);
+    const parsed = schema.safeParse(value);
+    if (parsed.success) {
+      (into as Record<string, unknown>)[key] = parsed.data;
+      return;
+    }
+    const issue = parsed.error.issues[0]!;
+    const index = issue.path[0];
+    const item = typeof index === 'number' ? items?.[index] : undefined;
+    const wrong = item === undefined ? value : (value as unknown[])[index as number];
+    if (item !== undefined) this.origins.set(path, item);
+    this.fail(path, complaint(issue.message, wrong));
+    this.origins.set(path, origin);
+  }
 }
 
-/** How errors call a setting: `--network`, `CULVERT_NETWORK`, `server.yaml:12:9 network`. */
-type Origin = string;
-
-function findSetting(
-  name: SettingName,
-  sources: ConfigurationSources,
-): { value: unknown; origin: Origin } | null {
-  const flag = sources.flags[name];
-  if (flag !== undefined) {
-    return { value: flag, origin: FLAG_NAMES[name] ?? `--${name}` };
-  }
-  const variable = sources.environment[environmentName(name)];
-  if (variable !== undefined && variable !== '') {
-    return { value: variable, origin: environmentName(name) };
-  }
-  const inFile = sources.file?.get(name);
-  if (inFile === undefined || inFile.value === null) return null;
-  return { value: inFile.value, origin: `${inFile.where} ${name}` };
-}
-
-function problem(origin: Origin, what: string): VpnError {
-  return new VpnError('CONFIG_INVALID', `${origin} ${what}`);
+/** Whether an origin is a place in a file, which does not tell the name of the setting. */
+function isPlace(origin: string): boolean {
+  return /:\d+:\d+$/.test(origin);
 }
 
 /** What a schema said, with the value where the sentence asks for it. */
@@ -154,7 +201,11 @@ function complaint(message: string, value: unknown): string {
   return plain && message.startsWith('must be') ? `${message}, not "${value}"` : message;
 }
 
-function withDefaults(values: Values): ServerConfiguration {
+/** 192.168.1.0/24 */
+const DEFAULT_NETWORK: Ipv4Network = { base: 0xc0a8_0100 as Ipv4, prefixLength: 24 };
+
+function withDefaults(draft: Draft): ServerConfiguration {
+  const { values, groups, peers, origins } = draft;
   const network = values.network ?? DEFAULT_NETWORK;
   const mtu = values.mtu ?? 1420;
   return {
@@ -162,6 +213,7 @@ function withDefaults(values: Values): ServerConfiguration {
     endpoints: values.endpoint ?? [],
     device: values.device ?? null,
     network,
+    network6: values.network6 === undefined ? null : networkText(values.network6),
     address: values.address ?? ((network.base + 1) as Ipv4),
     pool: {
       ...(values['pool.start'] === undefined ? {} : { start: values['pool.start'] }),
@@ -176,8 +228,16 @@ function withDefaults(values: Values): ServerConfiguration {
       keepalive: values['push.keepalive'] ?? 25,
       full: values['push.full'] ?? false,
     },
+    groups,
+    peers,
     nat: values.nat ?? 'auto',
     maxClients: values.maxClients ?? null,
+    hooks: {
+      connected: values['hooks.connected'] ?? [],
+      disconnected: values['hooks.disconnected'] ?? [],
+      enrolled: values['hooks.enrolled'] ?? [],
+      timeout: values['hooks.timeout'] ?? 10,
+    },
     mtu,
     fwmark: values.fwmark ?? 0,
     log: values.log ?? 'info',
@@ -189,34 +249,79 @@ function withDefaults(values: Values): ServerConfiguration {
       udpGso: values['offload.udpGso'] ?? true,
       udpGro: values['offload.udpGro'] ?? true,
     },
+    origins,
+    warnings: [],
   };
 }
 
-/** 192.168.1.0/24 */
-const DEFAULT_NETWORK: Ipv4Network = { base: 0xc0a8_0100 as Ipv4, prefixLength: 24 };
-
-function checkAddresses(
-  { network, address, pool }: ServerConfiguration,
-  origins: ReadonlyMap<SettingName, Origin>,
-): void {
-  // A default never fails these checks, so whatever does has an origin.
-  const fail = (name: SettingName, what: string): never => {
-    throw problem(origins.get(name) ?? name, what);
-  };
-  const checks: [SettingName, Ipv4 | undefined][] = [
-    ['address', address],
-    ['pool.start', pool.start],
-    ['pool.end', pool.end],
-  ];
-  for (const [name, value] of checks) {
-    if (value === undefined) continue;
+function checkAddresses(configuration: ServerConfiguration, draft: Draft): void {
+  const { network, address, pool, peers } = configuration;
+  const owners = new Map<Ipv4, string>();
+  const check = (path: string, value: Ipv4 | undefined): void => {
+    if (value === undefined) return;
     const shown = `${formatNetwork(network)}: ${formatIpv4(value)}`;
-    if (!contains(network, value)) fail(name, `is outside ${shown}`);
-    if (value === network.base || value === lastAddress(network)) {
-      fail(name, `is not a host of ${shown}`);
+    if (!ipv4.contains(network, value)) draft.fail(path, `is outside ${shown}`);
+    else if (value === network.base || value === ipv4.lastAddress(network)) {
+      draft.fail(path, `is not a host of ${shown}`);
+    }
+  };
+  check('address', address);
+  check('pool.start', pool.start);
+  check('pool.end', pool.end);
+  if (pool.start !== undefined && pool.end !== undefined && pool.start > pool.end) {
+    draft.fail('pool.end', `is before pool.start: ${formatIpv4(pool.end)}`);
+  }
+  for (const [name, peer] of peers) {
+    const path = `peers.${name}.address`;
+    check(path, peer.address);
+    if (peer.address === undefined) continue;
+    if (peer.address === address) draft.fail(path, "is the server's own address");
+    const owner = owners.get(peer.address);
+    if (owner !== undefined) draft.fail(path, `belongs to ${owner} already`);
+    owners.set(peer.address, name);
+  }
+  checkNetworks(configuration, draft);
+}
+
+/** A network behind a peer has one owner and shares no address with the tunnel's own. */
+function checkNetworks({ network, network6, peers }: ServerConfiguration, draft: Draft): void {
+  const own = network6 === null ? [] : [network6];
+  const owners = new Map([formatNetwork(network), ...own].map((text) => [text, 'the tunnel']));
+  for (const [name, { networks = [] }] of peers) {
+    for (const text of networks) {
+      for (const [other, owner] of owners) {
+        const [a, b] = [parseCidr(text)!, parseCidr(other)!];
+        if (!contains(a, b) && !contains(b, a)) continue;
+        draft.fail(`peers.${name}.networks`, `has ${text}, which overlaps ${other} of ${owner}`);
+      }
+      owners.set(text, name);
     }
   }
-  if (pool.start !== undefined && pool.end !== undefined && pool.start > pool.end) {
-    fail('pool.end', `is before pool.start: ${formatIpv4(pool.end)}`);
+}
+
+function checkGroups({ groups, peers }: ServerConfiguration, draft: Draft): void {
+  for (const [name, { group }] of peers) {
+    if (group === undefined || groups.has(group)) continue;
+    const near = nearestName(group, [...groups.keys()]);
+    const help = near === null ? 'there is none under groups' : `did you mean ${near}?`;
+    draft.fail(`peers.${name}.group`, `names an unknown group ${group}; ${help}`);
   }
+}
+
+function warningsOf({ network, endpoints, listen }: ServerConfiguration): string[] {
+  const warnings: string[] = [];
+  const text = formatNetwork(network);
+  if (!is.isForPrivateUse(network)) {
+    warnings.push(
+      `network ${text} is not for private use: its addresses belong to others, and Culvert's clients refuse them`,
+    );
+  }
+  for (const endpoint of endpoints) {
+    const { port } = is.withPort(endpoint, listen.port)!;
+    if (port === listen.port) continue;
+    warnings.push(
+      `endpoint ${endpoint} names port ${port}, the server listens on ${listen.port}: something has to forward it`,
+    );
+  }
+  return warnings;
 }

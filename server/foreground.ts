@@ -31,9 +31,10 @@ export async function runServer(options: ForegroundOptions): Promise<number> {
   };
   process.on('SIGINT', onSignal);
   process.on('SIGTERM', onSignal);
-  // A closed terminal or a habit must not end the tunnels of everybody.
   const onHangUp = (): void => {
-    options.log.warn('SIGHUP changes nothing: settings are read at start');
+    server.reload().catch((error: unknown) => {
+      options.log.error({ err: error }, 'the settings stay as they are');
+    });
   };
   process.on('SIGHUP', onHangUp);
   const { device, port } = server.opened;

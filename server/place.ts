@@ -3,7 +3,7 @@
  * and file; and how a command reaches it, running or stopped.
  */
 import { existsSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { VpnError } from '../shared/errors.ts';
 import type { Environment } from '../shared/program.ts';
 import { callLocalSocket } from '../shared/system/local-socket.ts';
@@ -38,7 +38,8 @@ export function findPlace(options: PlaceOptions, env: Environment): Place {
     stateDirectory: options.state ?? env.CULVERT_STATE ?? env.STATE_DIRECTORY ?? DEFAULT_STATE,
     runDirectory: run,
     socketPath: join(run, 'server.sock'),
-    configPath: named ?? (existsSync(DEFAULT_CONFIG) ? DEFAULT_CONFIG : null),
+    configPath:
+      named === undefined ? (existsSync(DEFAULT_CONFIG) ? DEFAULT_CONFIG : null) : resolve(named),
     environment: env,
   };
 }
@@ -50,13 +51,29 @@ export async function readConfiguration(
   place: Place,
   flags: SettingFlags,
 ): Promise<ServerConfiguration> {
-  const { resolveConfiguration, SETTING_NAMES } = await import('./configuration.ts');
+  const { resolveConfiguration, FILE_KEYS } = await import('./configuration.ts');
   let file = null;
   if (place.configPath !== null) {
     const { readConfigurationFile } = await import('./configuration-file.ts');
-    file = readConfigurationFile(place.configPath, SETTING_NAMES);
+    file = readConfigurationFile(place.configPath, FILE_KEYS);
   }
   return resolveConfiguration({ flags, environment: place.environment, file });
+}
+
+/** Flags of the last start and the file to read, as a start with the same flags would. */
+export async function savedFlags(
+  place: Place,
+): Promise<{ readonly flags: SettingFlags; readonly configPath: string | null }> {
+  const { openState, STORE_FILE } = await import('./state.ts');
+  if (!existsSync(join(place.stateDirectory, STORE_FILE))) {
+    return { flags: {}, configPath: place.configPath };
+  }
+  const state = openState(place.stateDirectory);
+  try {
+    return settingsOf(place, state);
+  } finally {
+    state.close();
+  }
 }
 
 /** Calls the running server. Throws VpnError NOT_RUNNING and whatever the method throws. */
@@ -123,8 +140,15 @@ async function openAdministration(place: Place, state: ServerState): Promise<Adm
 
 /** The settings of the next start, as far as the last one tells: its flags and its file. */
 function readSavedConfiguration(place: Place, state: ServerState): Promise<ServerConfiguration> {
+  const { flags, configPath } = settingsOf(place, state);
+  return readConfiguration({ ...place, configPath }, flags);
+}
+
+function settingsOf(place: Place, state: ServerState) {
   const saved = state.store.settings();
-  const flags = (saved?.flags ?? {}) as SettingFlags;
   const savedPath = typeof saved?.config === 'string' ? saved.config : null;
-  return readConfiguration({ ...place, configPath: place.configPath ?? savedPath }, flags);
+  return {
+    flags: (saved?.flags ?? {}) as SettingFlags,
+    configPath: place.configPath ?? savedPath,
+  };
 }

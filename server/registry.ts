@@ -10,6 +10,7 @@ import type { PeerId } from '../shared/dataplane.ts';
 import { VpnError } from '../shared/errors.ts';
 import type { PeerSpec } from '../shared/session/engine.ts';
 import type { PeerStatus } from '../shared/session/status.ts';
+import type { PoolBounds } from './address-pool.ts';
 import type { Addresses } from './addresses.ts';
 import { ClaimedNetworks } from './claimed-networks.ts';
 import { endpointOf, type Member, type PeerMember, specOf, standingOf } from './member.ts';
@@ -42,6 +43,7 @@ export interface RegistryOptions {
 export interface RegistryPolicy {
   /** Most peers that may be known; null: as many as there are addresses. */
   readonly maxClients: number | null;
+  readonly pool: PoolBounds;
   readonly fixed: (name: string) => FixedSettings | undefined;
   /** Names that `fixed` has an answer for, known as peers or not. */
   readonly fixedNames: readonly string[];
@@ -113,6 +115,7 @@ export class Registry {
   reconfigure(policy: RegistryPolicy, now: number): string[] {
     const problems: string[] = [];
     this.#policy = policy;
+    this.#addresses.setBounds(policy.pool);
     for (const record of this.#settle(this.#store.peers(), problems, now)) {
       const member = this.#members.withKey(record.publicKey);
       if (member?.type === 'peer') this.#update(member, record, now);

@@ -71,7 +71,7 @@ function natText(nat: StatusReply['nat']): string {
 }
 
 /** Columns as wide as their widest cell, two blanks between. */
-function table(rows: readonly (readonly string[])[]): string {
+export function table(rows: readonly (readonly string[])[]): string {
   const widths = rows.reduce<number[]>((sum, row) => {
     return row.map((cell, i) => Math.max(cell.length, sum[i] ?? 0));
   }, []);

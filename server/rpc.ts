@@ -7,6 +7,7 @@ import { VpnError } from '../shared/errors.ts';
 import type { LocalCaller, LocalMethod } from '../shared/system/local-socket.ts';
 import type { Administration } from './administration.ts';
 import type { Events, ServerEvent } from './events.ts';
+import type { LiveSettings } from './reload.ts';
 import type { StatusReply } from './status.ts';
 
 const profileParameters = z.object({
@@ -17,6 +18,7 @@ const profileParameters = z.object({
 const inviteParameters = profileParameters.extend({
   expiresInSeconds: z.int().min(1).max(0xffff_ffff),
 });
+const checkParameters = z.object({ file: z.string().nullable() });
 const revokeParameters = z.object({ name: z.string() });
 
 const renameParameters = z.object({ name: z.string(), to: z.string() });
@@ -37,6 +39,7 @@ const setParameters = z.object({
 export interface RpcTargets {
   readonly administration: Administration;
   readonly events: Events;
+  readonly settings: LiveSettings;
   readonly status: () => StatusReply;
   readonly doctor: () => unknown;
   /** Must answer before it stops. */
@@ -46,6 +49,7 @@ export interface RpcTargets {
 export function localMethods({
   administration,
   events,
+  settings,
   status,
   doctor,
   stop,
@@ -71,6 +75,9 @@ export function localMethods({
     },
     events: () => ({ events: events.recent() }),
     follow: (_input, caller) => follow(events, caller),
+    configuration: () => settings.facts(),
+    checkConfiguration: (input) => settings.check(check(checkParameters, input).file),
+    reload: () => settings.reload(),
     stop: () => stop(),
   };
 }

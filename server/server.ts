@@ -28,8 +28,9 @@ import { formatIpv4, formatNetwork } from './ipv4.ts';
 import { endpointText, type Member } from './member.ts';
 import { RefusalLog } from './refusal-log.ts';
 import type { Registry } from './registry.ts';
+import { LiveSettings, type LiveSettingsOptions, type ReloadReply } from './reload.ts';
 import { localMethods } from './rpc.ts';
-import { createRegistry, openState, type ServerState } from './state.ts';
+import { createRegistry, openState, registryPolicy, type ServerState } from './state.ts';
 import { readStatus } from './status.ts';
 import type { SavedSettings } from './store/store.ts';
 
@@ -48,6 +49,7 @@ export interface ServerOptions {
   readonly socketPath: string;
   /** For commands on the stopped server. */
   readonly settings: SavedSettings;
+  readonly reread: LiveSettingsOptions['reread'];
   readonly log: Logger;
 }
 
@@ -58,6 +60,8 @@ export interface RunningServer {
   readonly firstInvite: InviteReply | null;
   /** Settles when the server has stopped: null, or why it had to. */
   readonly stopped: Promise<VpnError | null>;
+  /** Throws VpnError CONFIG_*, and then nothing has changed. */
+  reload(): Promise<ReloadReply>;
   stop(): Promise<void>;
 }
 
@@ -96,6 +100,7 @@ class Server {
   readonly #registry: Registry;
   readonly #control: ControlService;
   readonly #refusals: RefusalLog;
+  readonly #settings: LiveSettings;
   readonly #administration: Administration;
   readonly #events = new Events(() => clock.wall().seconds * 1000 + clock.wall().nanoseconds / 1e6);
   readonly #connected = new Set<PeerId>();
@@ -128,6 +133,13 @@ class Server {
       privateKey: state.identity.privateKey,
       onEvent: (event) => this.#onEvent(event),
     });
+    const settings = new LiveSettings({
+      configuration,
+      reread: options.reread,
+      apply: (next, changed) => this.#applySettings(next, changed),
+      log,
+    });
+    this.#settings = settings;
     this.#registry = createRegistry(state, configuration, {
       setPeer: (id, spec) => this.#engine.setPeer(id, spec),
       removePeer: (member, why) => this.#removePeer(member, why),
@@ -154,7 +166,9 @@ class Server {
       registry: this.#registry,
       store: state.store,
       publicKey: state.identity.publicKey,
-      configuration,
+      get configuration() {
+        return settings.current;
+      },
       now: () => clock.wall().seconds,
       outwardAddress: () => outwardAddress(this.#opened?.device ?? null),
     });
@@ -163,6 +177,7 @@ class Server {
   async start(): Promise<RunningServer> {
     const { log, socketPath, settings } = this.#options;
     const firstStart = this.#state.store.settings() === null;
+    for (const warning of this.#settings.current.warnings) log.warn(warning);
     await this.#warnOfOverlap();
     this.#opened = this.#open();
     this.#startedAt = clock.now();
@@ -173,6 +188,7 @@ class Server {
       localMethods({
         administration: this.#administration,
         events: this.#events,
+        settings: this.#settings,
         status: () => this.#status(),
         doctor: () => this.#host?.check() ?? [],
         stop: () => this.#stopSoon(),
@@ -192,6 +208,7 @@ class Server {
       publicKey: this.#engine.publicKey,
       firstInvite,
       stopped: this.#stopped,
+      reload: () => this.#settings.reload(),
       stop: () => this.#stop(null),
     };
   }
@@ -249,14 +266,30 @@ class Server {
     return new HostSetup({ device, journalPath: journal, configuration, log });
   }
 
+  /** Brings changed settings into force; nobody is dropped. */
+  async #applySettings(next: ServerConfiguration, changed: readonly string[]): Promise<string[]> {
+    const { log, mtu, fwmark, clientToClient } = next;
+    if (changed.includes('log')) this.#options.log.level = log;
+    const notes = this.#registry.reconfigure(registryPolicy(next), clock.wall().seconds);
+    if (this.#opened !== null) {
+      this.#engine.configure({ mtu, fwmark, clientToClient });
+      if (changed.includes('mtu')) await bringUp(this.#opened.device, mtu);
+    }
+    await this.#host?.change(next);
+    return notes;
+  }
+
   /** For `wg show` and the exporters that read like it; the store stays the truth. */
   #offerWireguardSocket({ device, port }: Interface): Promise<WireguardSocket | null> {
+    const settings = this.#settings;
     return offerWireguardSocket({
       name: device,
       engine: this.#engine,
       privateKey: () => this.#state.identity.privateKey,
       listenPort: () => port,
-      fwmark: this.#options.configuration.fwmark,
+      get fwmark() {
+        return settings.current.fwmark;
+      },
       changedBy: 'vpn-server invite and vpn-server revoke',
       log: this.#options.log,
     });
@@ -424,8 +457,8 @@ class Server {
       engine: this.#engine,
       registry: this.#registry,
       opened: this.#opened,
-      configuration: this.#options.configuration,
       nat: this.#host?.nat ?? null,
+      configuration: this.#settings.current,
       startedAt: this.#startedAt,
     });
   }

@@ -8,7 +8,8 @@ import { AddressPool } from './address-pool.ts';
 import { Addresses } from './addresses.ts';
 import type { ServerConfiguration } from './configuration.ts';
 import { loadIdentity, type ServerIdentity } from './identity.ts';
-import { type PeerTable, Registry, type RegistryPolicy } from './registry.ts';
+import { formatIpv4 } from './ipv4.ts';
+import { type FixedSettings, type PeerTable, Registry, type RegistryPolicy } from './registry.ts';
 import { openSqliteStore } from './store/sqlite-store.ts';
 import type { Store } from './store/store.ts';
 
@@ -66,6 +67,14 @@ export function createRegistry(
 }
 
 /** The part of the settings that the registry follows, at start and after a reload. */
-export function registryPolicy({ maxClients }: ServerConfiguration): RegistryPolicy {
-  return { maxClients, fixed: () => undefined, fixedNames: [] };
+export function registryPolicy(configuration: ServerConfiguration): RegistryPolicy {
+  const { maxClients, pool, peers } = configuration;
+  const fixed = new Map<string, FixedSettings>();
+  for (const [name, { push: _, address, ...settings }] of peers) {
+    fixed.set(name, {
+      ...settings,
+      ...(address === undefined ? {} : { address: formatIpv4(address) }),
+    });
+  }
+  return { maxClients, pool, fixed: (name) => fixed.get(name), fixedNames: [...fixed.keys()] };
 }

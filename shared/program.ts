@@ -134,7 +134,21 @@ export class Program {
   }
 
   add<O extends object>(spec: CommandSpec<O>): this {
-    const command = this.#root.command(spec.usage).summary(spec.summary).description(spec.summary);
+    this.#addTo(this.#root, spec);
+    return this;
+  }
+
+  /** Commands under one word, such as `config check`: adds the word, then each command to it. */
+  addGroup(group: ProgramSpec, ...specs: readonly CommandSpec<never>[]): this {
+    const parent = this.#root.command(group.name).summary(group.summary);
+    parent.description(group.summary).helpCommand(false);
+    showExamples(parent, group.examples);
+    for (const spec of specs) this.#addTo(parent, spec);
+    return this;
+  }
+
+  #addTo<O extends object>(parent: Command, spec: CommandSpec<O>): void {
+    const command = parent.command(spec.usage).summary(spec.summary).description(spec.summary);
     for (const option of spec.options ?? []) command.addOption(option);
     command
       .option('--json', 'print facts and errors as JSON')
@@ -150,7 +164,6 @@ export class Program {
       const code = await spec.run({ args, options, output, env: this.#surroundings.env });
       this.#exitCode = code ?? ExitCode.ok;
     });
-    return this;
   }
 
   /** Parses the arguments and runs the command; never throws. Result: the exit code. */

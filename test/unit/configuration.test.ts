@@ -2,8 +2,8 @@ import { describe, expect, it } from 'vitest';
 import {
   type ConfigurationSources,
   environmentName,
+  FILE_KEYS,
   resolveConfiguration,
-  SETTING_NAMES,
 } from '../../server/configuration.ts';
 import { parseConfiguration } from '../../server/configuration-file.ts';
 import { formatIpv4, formatNetwork } from '../../server/ipv4.ts';
@@ -16,7 +16,7 @@ interface Given {
 }
 
 function resolve({ flags = {}, environment = {}, yaml }: Given) {
-  const file = yaml === undefined ? null : parseConfiguration(yaml, 'server.yaml', SETTING_NAMES);
+  const file = yaml === undefined ? null : parseConfiguration(yaml, 'server.yaml', FILE_KEYS);
   return resolveConfiguration({ flags, environment, file });
 }
 
@@ -176,5 +176,111 @@ describe('bad values', () => {
   it('between pool bounds are found', () => {
     const yaml = 'pool: {start: 192.168.1.20, end: 192.168.1.10}';
     expect(fault({ yaml })).toContain('pool.end is before pool.start');
+  });
+});
+
+const PEOPLE = `
+push: { routes: [10.9.0.0/16], keepalive: 20 }
+groups:
+  staff: { push: { routes: [10.8.0.0/16], full: true } }
+  guests:
+peers:
+  laptop.of.ann:
+    address: 192.168.1.50
+    networks: [10.50.0.0/24]
+    push: { dns: 10.9.0.53 }
+    expires: 2030-01-02
+    group: staff
+  phone: { suspended: true, expires: never, group: guests }
+hooks:
+  connected: [[/usr/bin/logger, "somebody came"]]
+  timeout: 3
+network6: fd12:3456:789a::1/64
+`;
+
+describe('people in the file', () => {
+  it('have groups, addresses, networks, ends, and pushes of their own', () => {
+    const c = resolve({ yaml: PEOPLE });
+    expect([...c.groups.keys()]).toEqual(['staff', 'guests']);
+    expect(c.groups.get('staff')!.push).toEqual({ routes: ['10.8.0.0/16'], full: true });
+    const ann = c.peers.get('laptop.of.ann')!;
+    expect(formatIpv4(ann.address!)).toBe('192.168.1.50');
+    expect(ann).toMatchObject({
+      ...{ networks: ['10.50.0.0/24'], push: { dns: ['10.9.0.53'] }, group: 'staff' },
+      expires: Date.UTC(2030, 0, 3) / 1000,
+    });
+    expect(c.peers.get('phone')).toEqual({
+      ...{ suspended: true, expires: null, group: 'guests', push: {} },
+    });
+    expect(c.hooks.connected).toEqual([['/usr/bin/logger', 'somebody came']]);
+    expect(c.hooks.timeout).toBe(3);
+    expect(c.network6).toBe('fd12:3456:789a::/64');
+    expect(c.origins.get('peers.laptop.of.ann.group')).toBe('server.yaml:12:12');
+  });
+
+  it.each([
+    ['peers: {a: {adress: 1}}', '1:13 unknown key peers.a.adress; did you mean peers.a.address?'],
+    [
+      'peers: {a: {push: {dnss: 1}}}',
+      '1:20 unknown key peers.a.push.dnss; did you mean peers.a.push.dns?',
+    ],
+    ['groups: {a: {routes: []}}', '1:14 unknown key groups.a.routes; did you mean push.routes?'],
+    ['peers: {a b: {}}', '1:9 peers.a b must be 1 to 63 letters'],
+    ['peers: {a: {address: 10.0.0.1}}', '1:22 peers.a.address is outside 192.168.1.0/24: 10.0.0.1'],
+    ['peers: {a: {address: 192.168.1.1}}', "1:22 peers.a.address is the server's own address"],
+    [
+      'peers: {a: {address: 192.168.1.9}, b: {address: 192.168.1.9}}',
+      '1:49 peers.b.address belongs to a already',
+    ],
+    [
+      'peers: {a: {networks: [192.168.0.0/16]}}',
+      '1:23 peers.a.networks has 192.168.0.0/16, which overlaps 192.168.1.0/24 of the tunnel',
+    ],
+    [
+      'peers: {a: {networks: [10.1.0.0/16]}, b: {networks: [10.1.2.0/24]}}',
+      '1:53 peers.b.networks has 10.1.2.0/24, which overlaps 10.1.0.0/16 of a',
+    ],
+    [
+      'groups: {staff: }\npeers: {a: {group: staf}}',
+      '2:20 peers.a.group names an unknown group staf; did you mean staff?',
+    ],
+    ['peers: {a: {expires: soon}}', '1:22 peers.a.expires must be a day'],
+    ['hooks: {connected: [ls -l]}', '1:21 hooks.connected must be a list of commands'],
+    ['hooks: {connected: [[ls]]}', '1:21 hooks.connected must be a list of commands'],
+    ['network6: 2001:db8::/64', '1:11 network6 must be a unique local IPv6 network'],
+    ['push: {routes: [10.0.0.0/8, nonsense]}', '1:29 push.routes must be networks'],
+    ['push: &a {}\nnat: *a', '2:6 aliases are not supported'],
+  ])('%s is refused at its place', (yaml, message) => {
+    expect(fault({ yaml })).toContain(`CONFIG_INVALID server.yaml:${message}`);
+  });
+
+  it('are all named when several things are wrong', () => {
+    expect(fault({ yaml: 'mtu: 1\npush: {mtu: 2}\nfoo: 3\n' }).split('\n')).toEqual([
+      expect.stringContaining('server.yaml:3:1 unknown key foo'),
+      expect.stringContaining('server.yaml:2:13 push.mtu must be'),
+      expect.stringContaining('server.yaml:1:6 mtu must be'),
+    ]);
+  });
+});
+
+describe('doubtful settings', () => {
+  it.each(['::1:6000', 'fe80::5:51820'])('an endpoint %s needs brackets', (endpoint) => {
+    const at = endpoint.lastIndexOf(':');
+    const better = `[${endpoint.slice(0, at)}]:${endpoint.slice(at + 1)}`;
+    expect(fault({ flags: { endpoint } })).toContain(`an IPv6 address: ${better}`);
+  });
+
+  it('an address that can only be one needs none', () => {
+    expect(resolve({ flags: { endpoint: '2001:db8::1' } }).endpoints).toEqual(['2001:db8::1']);
+    expect(resolve({ flags: { endpoint: '[::1]:7000' } }).endpoints).toEqual(['[::1]:7000']);
+  });
+
+  it('are warned of: public addresses, another port', () => {
+    expect(resolve({}).warnings).toEqual([]);
+    const { warnings } = resolve({
+      flags: { network: '8.8.8.0/24', endpoint: 'vpn.example:7000' },
+    });
+    expect(warnings[0]).toMatch(/^network 8\.8\.8\.0\/24 is not for private use/);
+    expect(warnings[1]).toMatch(/names port 7000, the server listens on 6000/);
   });
 });

@@ -33,6 +33,7 @@ export function policyOf({ maxClients, fixed = {} }: RestartOptions): RegistryPo
   return {
     maxClients: maxClients ?? null,
     fixed: (name) => fixed[name],
+    pool: {},
     fixedNames: Object.keys(fixed),
   };
 }

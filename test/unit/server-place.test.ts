@@ -28,7 +28,7 @@ describe('place', () => {
     expect(socket({}, { RUNTIME_DIRECTORY: '/c' })).toBe('/c/server.sock');
     expect(socket({}, {})).toBe('/run/culvert/server.sock');
     expect(findPlace({}, { STATE_DIRECTORY: '/s' }).stateDirectory).toBe('/s');
-    expect(findPlace({ config: 'x.yaml' }, {}).configPath).toBe('x.yaml');
+    expect(findPlace({ config: '/e/../x.yaml' }, {}).configPath).toBe('/x.yaml');
   });
 
   it('reads the file that was named, and says when it cannot', async () => {

@@ -1,6 +1,7 @@
 /** server.yaml, and the same settings from the environment. */
 import {
   environmentName,
+  FILE_KEYS,
   resolveConfiguration,
   SETTING_NAMES,
   type ServerConfiguration,
@@ -42,7 +43,8 @@ export const configuration: FuzzTarget = {
   name: 'configuration',
   seeds: SEEDS.map(bytesOf),
   words: [
-    ...SETTING_NAMES.map((name) => `${name.split('.').at(-1)}: `),
+    ...FILE_KEYS.map((name) => `${name.split('.').at(-1)}: `),
+    ...['groups:\n  a:\n    ', 'peers:\n  b:\n    '],
     ...[
       'push:\n  ',
       'pool: {',
@@ -87,7 +89,7 @@ export const configuration: FuzzTarget = {
   run(input) {
     const text = Buffer.from(input).toString('utf8');
     const read = attempt(text, ['CONFIG_INVALID'], () => {
-      const file = parseConfiguration(text, 'server.yaml', SETTING_NAMES);
+      const file = parseConfiguration(text, 'server.yaml', FILE_KEYS);
       return { file, resolved: resolveConfiguration({ flags: {}, environment: {}, file }) };
     });
     if ('failure' in read) {
@@ -97,19 +99,22 @@ export const configuration: FuzzTarget = {
     const { file, resolved } = read.value;
     check(resolved);
     // As text in the environment, single values mean what they mean in the file.
-    const single = [...file].filter(([, { value }]) =>
-      /^(string|number|boolean)$/.test(typeof value),
+    const names = file.settings.map(({ path }) => path.join('.'));
+    const single = file.settings.filter(
+      ({ path, value }) =>
+        /^(string|number|boolean)$/.test(typeof value) &&
+        SETTING_NAMES.includes(path.join('.') as never),
     );
     const environment = Object.fromEntries(
-      single.map(([name, { value }]) => [environmentName(name as never), String(value)]),
+      single.map(({ path, value }) => [environmentName(path.join('.') as never), String(value)]),
     );
-    if (single.length === file.size && !Object.values(environment).includes('')) {
+    if (single.length === names.length && !Object.values(environment).includes('')) {
       requireEqual(
-        resolveConfiguration({ flags: {}, environment, file: null }),
-        resolved,
+        { ...resolveConfiguration({ flags: {}, environment, file: null }), origins: null },
+        { ...resolved, origins: null },
         'file and environment',
       );
     }
-    return [...file.keys(), `${single.length === file.size}`];
+    return [...names, `${single.length === names.length}`];
   },
 };
