@@ -6,6 +6,7 @@ import { Option } from 'commander';
 import { VpnError } from '../shared/errors.ts';
 import { type CommandSpec, type Output, Program, type Surroundings } from '../shared/program.ts';
 import type { InviteReply, PeersReply, ProfileReply } from './administration.ts';
+import { backupCommand, restoreCommand } from './backup-commands.ts';
 import { configCheckCommand, configShowCommand } from './configuration-commands.ts';
 import { eventsCommand } from './events-command.ts';
 import { cleanupCommand, doctorCommand } from './host-commands.ts';
@@ -57,6 +58,8 @@ export function createProgram(surroundings: Surroundings): Program {
       configCheckCommand,
       configShowCommand,
     )
+    .add(backupCommand)
+    .add(restoreCommand)
     .add(stopCommand);
 }
 

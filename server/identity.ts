@@ -15,7 +15,7 @@ import {
 import { VpnError } from '../shared/errors.ts';
 import type { Store } from './store/store.ts';
 
-const KEY_FILE = 'identity.key';
+export const IDENTITY_FILE = 'identity.key';
 
 export interface ServerIdentity {
   readonly privateKey: PrivateKey;
@@ -27,7 +27,7 @@ export interface ServerIdentity {
  * the errors of key files.
  */
 export function loadIdentity(directory: string, store: Store): ServerIdentity {
-  const path = join(directory, KEY_FILE);
+  const path = join(directory, IDENTITY_FILE);
   const noted = store.identity();
   if (!existsSync(path)) {
     if (noted !== null) {

@@ -40,6 +40,7 @@ export interface RpcTargets {
   readonly administration: Administration;
   readonly events: Events;
   readonly settings: LiveSettings;
+  readonly stateDirectory: string;
   readonly status: () => StatusReply;
   readonly doctor: () => unknown;
   /** Must answer before it stops. */
@@ -50,6 +51,7 @@ export function localMethods({
   administration,
   events,
   settings,
+  stateDirectory,
   status,
   doctor,
   stop,
@@ -73,6 +75,7 @@ export function localMethods({
       events.add({ type: 'changed', peer: name });
       return reply;
     },
+    place: () => ({ stateDirectory }),
     events: () => ({ events: events.recent() }),
     follow: (_input, caller) => follow(events, caller),
     configuration: () => settings.facts(),

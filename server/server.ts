@@ -18,6 +18,7 @@ import { type LocalSocket, serveLocalSocket } from '../shared/system/local-socke
 import { requireTun } from '../shared/system/require-tun.ts';
 import { offerWireguardSocket, type WireguardSocket } from '../shared/uapi/socket.ts';
 import { Administration, type InviteReply } from './administration.ts';
+import { backUpToday, lacksBackup } from './backup.ts';
 import { journalPath } from './cleanup.ts';
 import type { ServerConfiguration } from './configuration.ts';
 import { ControlService } from './control-service.ts';
@@ -189,6 +190,7 @@ class Server {
         administration: this.#administration,
         events: this.#events,
         settings: this.#settings,
+        stateDirectory: realpathSync(this.#options.stateDirectory),
         status: () => this.#status(),
         doctor: () => this.#host?.check() ?? [],
         stop: () => this.#stopSoon(),
@@ -200,6 +202,7 @@ class Server {
     this.#wireguardSocket = await this.#offerWireguardSocket(this.#opened);
     this.#timer = setInterval(() => this.#tick(), TICK_MS);
     this.#state.store.saveSettings(settings);
+    this.#backUp();
     const firstInvite = firstStart ? await this.#firstInvite() : null;
     const { device, port, aead, workers } = this.#opened;
     log.info({ device, port, aead, workers }, 'server is ready');
@@ -344,8 +347,15 @@ class Server {
       this.#tryStore(() => this.#registry.expire(clock.wall().seconds));
     }
     if (this.#ticks % PRUNE_TICKS === 0) {
-      this.#tryStore(() => this.#registry.prune(clock.wall().seconds));
+      const { seconds } = clock.wall();
+      this.#tryStore(() => this.#registry.prune(seconds));
+      const { stateDirectory } = this.#options;
+      if (lacksBackup(stateDirectory, seconds)) this.#backUp();
     }
+  }
+
+  #backUp(): void {
+    this.#tryStore(() => backUpToday(this.#options.stateDirectory, clock.wall().seconds));
   }
 
   #recordArrivals(): void {

@@ -3,17 +3,19 @@
  * server holds it while it runs, a command for as long as it takes.
  */
 import { join } from 'node:path';
+import { VpnError } from '../shared/errors.ts';
 import { acquireInstanceLock, type InstanceLock } from '../shared/system/instance-lock.ts';
 import { AddressPool } from './address-pool.ts';
 import { Addresses } from './addresses.ts';
+import { withWayBack } from './backup.ts';
 import type { ServerConfiguration } from './configuration.ts';
 import { loadIdentity, type ServerIdentity } from './identity.ts';
 import { formatIpv4 } from './ipv4.ts';
 import { type FixedSettings, type PeerTable, Registry, type RegistryPolicy } from './registry.ts';
-import { openSqliteStore } from './store/sqlite-store.ts';
+import { openSqliteStore, STORE_FILE } from './store/sqlite-store.ts';
 import type { Store } from './store/store.ts';
 
-export const STORE_FILE = 'server.db';
+export { STORE_FILE };
 
 export interface ServerState {
   readonly store: Store;
@@ -44,7 +46,8 @@ export function openState(directory: string): ServerState {
   } catch (error) {
     store?.close();
     lock.release();
-    throw error;
+    const corrupt = error instanceof VpnError && error.code === 'STORE_CORRUPT';
+    throw corrupt ? withWayBack(error, directory) : error;
   }
 }
 

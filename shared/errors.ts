@@ -175,6 +175,16 @@ export const ERRORS = {
     exit: ExitCode.other,
     hint: 'Check free space and permissions of the state directory.',
   },
+  BACKUP_EXISTS: { exit: ExitCode.other, hint: 'Name another file, or replace it with --force.' },
+  BACKUP_FAILED: { exit: ExitCode.other, hint: 'Check free space and permissions there.' },
+  BACKUP_UNUSABLE: {
+    exit: ExitCode.config,
+    hint: 'Name a file that `vpn-server backup` made, or one from `backups` in the state directory.',
+  },
+  STATE_IN_USE: {
+    exit: ExitCode.config,
+    hint: 'Add --replace when it is to be replaced; it is kept in `backups`.',
+  },
   IDENTITY_MISMATCH: {
     exit: ExitCode.config,
     hint: 'Put back the identity.key that belongs to this state directory.',

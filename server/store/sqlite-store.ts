@@ -34,6 +34,9 @@ import type {
   Store,
 } from './store.ts';
 
+/** Name of the store in a state directory. */
+export const STORE_FILE = 'server.db';
+
 /**
  * Opens the store in `path`, making it (and its directory, mode 0700) when it is missing and
  * bringing an older one up to date. The caller holds the instance lock of the directory.

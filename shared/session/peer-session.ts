@@ -291,9 +291,14 @@ export class PeerSession {
     }
     const first = this.#endpointSeen === null;
     this.#endpointSeen ??= new Uint32Array(ENDPOINT_HALVES);
-    if (!rows.endpointMoved(row, this.#endpointSeen) || first) return;
+    if (!rows.endpointMoved(row, this.#endpointSeen)) return;
     const endpoint = rows.endpoint(row);
-    if (endpoint !== null) this.#context.emit({ type: 'roamed', peer: this.id, endpoint });
+    const { address, port } = this.#current.endpoint;
+    // It may have moved between the handshake and this first look.
+    if (endpoint === null || (first && endpoint.address === address && endpoint.port === port)) {
+      return;
+    }
+    this.#context.emit({ type: 'roamed', peer: this.id, endpoint });
   }
 
   #repeat(rows: StatsRows, row: number, now: number): void {

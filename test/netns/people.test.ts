@@ -5,10 +5,11 @@
  *                                       - server, tun 192.168.1.1
  *   b eth0 10.77.2.2 ---- 10.77.2.1 s2 /
  */
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { inNet } from './harness.ts';
 import { layStar, serverAddress } from './topology.ts';
-import { type Client, commandLine, PORT, type Server, serverWithClients } from './vpn.ts';
+import { type Client, commandLine, PORT, type Server, serverWithClients, vpn } from './vpn.ts';
 import { eventually } from './waiting.ts';
 
 async function ok(server: Server, name: string, ...args: string[]): Promise<void> {
@@ -70,7 +71,7 @@ test('a peer that is shut out is told why and ends; who is let in again comes ba
   });
 });
 
-test('events tell who came, moved, was refused and left, as it happens', async () => {
+test('events tell who came, moved, was refused and left; a backup brings a revoked peer back', async () => {
   await inNet(['server', 'a'], async (net) => {
     layStar(net, ['a']);
     const { server, clients } = await serverWithClients(net, ['a']);
@@ -93,6 +94,8 @@ test('events tell who came, moved, was refused and left, as it happens', async (
     const { peers } = await server.json<{ peers: { endpoint: string }[] }>('peers');
     expect(peers[0]?.endpoint).toMatch(/^10\.77\.1\.22:/);
 
+    const file = join(net.directory, 'all.backup');
+    await ok(server, 'backup', file);
     await ok(server, 'set', 'a', '--group', 'staff');
     await ok(server, 'revoke', 'a');
     await a.program!.end(3_000);
@@ -111,6 +114,11 @@ test('events tell who came, moved, was refused and left, as it happens', async (
     expect(recent.stdout).toBe(events.stdout);
 
     await server.program!.stop();
+    const state = ['--state', server.instance.state];
+    const back = await vpn(net, 'server', 'server', ['restore', file, '--replace', ...state]);
+    expect(back.code, back.stderr).toBe(0);
+    const restored = await server.json<{ peers: object[] }>('peers');
+    expect(restored.peers).toMatchObject([{ name: 'a', address: '192.168.1.2', group: null }]);
     net.ip('a', 'address', 'delete', '10.77.1.22/24', 'dev', 'eth0');
     net.ip('a', 'address', 'add', '10.77.1.2/24', 'dev', 'eth0');
     net.ip('a', 'route', 'replace', 'default', 'via', '10.77.1.1');

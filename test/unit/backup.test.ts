@@ -1,0 +1,147 @@
+/** Backups of a state directory and the way back. */
+import {
+  chmodSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { beforeEach, expect, it } from 'vitest';
+import { backUp, backUpToday, lacksBackup, lastBackup, restore } from '../../server/backup.ts';
+import { openState, type ServerState } from '../../server/state.ts';
+import { VpnError } from '../../shared/errors.ts';
+import { codeOf, key } from './store-suite.ts';
+
+const DAY = 86_400;
+const now = Date.UTC(2026, 4, 5, 12) / 1000;
+let root: string;
+let state: string;
+let file: string;
+let open: ServerState | null;
+beforeEach(() => {
+  root = mkdtempSync(join(tmpdir(), `culvert-backup-${process.pid}-`));
+  state = join(root, 'state');
+  file = join(root, 'one.backup');
+  open = openState(state);
+  add(1);
+  return () => {
+    open?.close();
+    rmSync(root, { recursive: true, force: true });
+  };
+});
+
+function add(byte: number): void {
+  const fixed = { presharedKey: null, origin: 'profile', created: 1, address: null } as const;
+  open!.store.addPeer({ ...fixed, publicKey: key(byte), name: `p${byte}` });
+}
+
+function close(): void {
+  open?.close();
+  open = null;
+}
+
+function damage(path: string): void {
+  const bytes = readFileSync(path);
+  bytes.fill(0xff, 4096, 4096 + 512);
+  writeFileSync(path, bytes);
+}
+
+const once = { now, replace: false };
+const names = () => {
+  close();
+  open = openState(state);
+  return open.store.peers().map((peer) => peer.name);
+};
+
+it('holds the store of a running server and its key, for the owner alone', () => {
+  const identity = open!.identity.publicKey;
+  expect(backUp(state, file, once)).toMatchObject({ peers: 1, made: '2026-05-05T12:00:00Z' });
+  expect(statSync(file).mode & 0o777).toBe(0o600);
+  add(2);
+  const elsewhere = join(root, 'elsewhere');
+  expect(restore(elsewhere, file, once)).toMatchObject({ peers: 1, replaced: null });
+  const copy = openState(elsewhere);
+  expect(copy.identity.publicKey).toEqual(identity);
+  expect(copy.store.peers().map((peer) => peer.name)).toEqual(['p1']);
+  const key = copy.identity.privateKey;
+  copy.close();
+  // The private key is in its own file and no longer in the store.
+  expect(readFileSync(join(elsewhere, 'server.db')).includes(Buffer.from(key))).toBe(false);
+  expect(readdirSync(root).toSorted()).toEqual(['elsewhere', 'one.backup', 'state']);
+});
+
+it('replaces a file only when told', () => {
+  writeFileSync(file, 'something else');
+  expect(codeOf(() => backUp(state, file, once))).toBe('BACKUP_EXISTS');
+  expect(readFileSync(file, 'utf8')).toBe('something else');
+  backUp(state, file, { now, replace: true });
+  expect(codeOf(() => backUp(state, join(root, 'no', 'x'), once))).toBe('BACKUP_FAILED');
+  expect(codeOf(() => backUp(join(root, 'nothing'), file, once))).toBe('NOT_RUNNING');
+});
+
+it('goes back on a stopped server, over a good store only when told, and keeps what was there', () => {
+  backUp(state, file, once);
+  add(2);
+  expect(codeOf(() => restore(state, file, once))).toBe('ALREADY_RUNNING');
+  close();
+  expect(codeOf(() => restore(state, file, once))).toBe('STATE_IN_USE');
+  const { replaced } = restore(state, file, { now, replace: true });
+  expect(names()).toEqual(['p1']);
+  close();
+  chmodSync(file, 0o644);
+  expect(codeOf(() => restore(state, file, once))).toBe('KEY_FILE_READABLE_BY_OTHERS');
+  expect(readdirSync(join(state, 'backups'))).toEqual(['replaced-2026-05-05T12-00-00Z.db']);
+  expect(existsSync(replaced!)).toBe(true);
+});
+
+it('refuses what is no backup or is damaged, and changes nothing', () => {
+  backUp(state, file, once);
+  const refused = () => codeOf(() => restore(state, file, { now, replace: true }));
+  close();
+  damage(file);
+  expect(refused()).toBe('BACKUP_UNUSABLE');
+  writeFileSync(file, 'x'.repeat(9000), { mode: 0o600 });
+  expect(refused()).toBe('BACKUP_UNUSABLE');
+  // A plain copy of a store has no key.
+  writeFileSync(file, readFileSync(join(state, 'server.db')));
+  expect(refused()).toBe('BACKUP_UNUSABLE');
+  rmSync(file);
+  expect(refused()).toBe('BACKUP_UNUSABLE');
+  expect(names()).toEqual(['p1']);
+});
+
+it('is made once a day and kept for a week', () => {
+  expect(lacksBackup(state, now)).toBe(true);
+  for (let day = 0; day < 10; day++) backUpToday(state, now + day * DAY);
+  expect(lacksBackup(state, now + 9 * DAY)).toBe(false);
+  const kept = readdirSync(join(state, 'backups'));
+  expect(kept).toHaveLength(7);
+  expect(kept.toSorted()[0]).toBe('server-2026-05-08.db');
+  damage(join(state, 'backups', 'server-2026-05-14.db'));
+  expect(lastBackup(state)?.made).toBe('2026-05-13T12:00:00Z');
+});
+
+it('is named, with the command, when the store is damaged; no --replace is needed then', () => {
+  backUpToday(state, now);
+  add(2);
+  close();
+  damage(join(state, 'server.db'));
+  let error: VpnError | null = null;
+  try {
+    openState(state);
+  } catch (caught) {
+    error = caught as VpnError;
+  }
+  const good = join(state, 'backups', 'server-2026-05-05.db');
+  expect(error).toBeInstanceOf(VpnError);
+  expect(error?.code).toBe('STORE_CORRUPT');
+  expect(error?.message).toContain('the last good automatic backup is of 2026-05-05T12:00:00Z');
+  expect(error?.hint).toContain(`vpn-server restore ${good} --state ${state}`);
+  restore(state, good, once);
+  expect(names()).toEqual(['p1']);
+});
