@@ -31,6 +31,7 @@ import { RefusalLog } from './refusal-log.ts';
 import type { Registry } from './registry.ts';
 import { LiveSettings, type LiveSettingsOptions, type ReloadReply } from './reload.ts';
 import { localMethods } from './rpc.ts';
+import { StampReserve } from './stamp-reserve.ts';
 import { createRegistry, openState, registryPolicy, type ServerState } from './state.ts';
 import { readStatus } from './status.ts';
 import type { SavedSettings } from './store/store.ts';
@@ -97,6 +98,7 @@ function defaultDevice(stateDirectory: string): string {
 class Server {
   readonly #options: ServerOptions;
   readonly #state: ServerState;
+  readonly #stamps: StampReserve;
   readonly #engine: Engine;
   readonly #registry: Registry;
   readonly #control: ControlService;
@@ -127,11 +129,15 @@ class Server {
     this.#stopped = new Promise((resolve) => {
       this.#settle = resolve;
     });
+    this.#stamps = new StampReserve(options.stateDirectory, (err) =>
+      log.error({ err }, 'the handshake timestamp could not be written'),
+    );
     this.#engine = new Engine({
       dataPlane: createDataPlane(),
       clock,
       random: randomBytes,
       privateKey: state.identity.privateKey,
+      timestamps: this.#stamps,
       onEvent: (event) => this.#onEvent(event),
     });
     const settings = new LiveSettings({
@@ -230,6 +236,7 @@ class Server {
     }
     await this.#host?.close();
     this.#engine.close();
+    this.#stamps.close();
     await this.#wireguardSocket?.close();
     await this.#socket?.close();
     this.#state.close();
