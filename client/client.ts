@@ -3,19 +3,15 @@
  * again. The only file of the client that constructs things; what to do next is decided in
  * connection.ts.
  */
-import { mkdirSync, realpathSync } from 'node:fs';
 import { keyToBase64, publicKeyOf } from '../keys/keypair.ts';
-import { toHex } from '../shared/bytes.ts';
-import type { Clock } from '../shared/clock.ts';
-import type { DataPlane, Interface, OpenOptions, PeerId } from '../shared/dataplane.ts';
+import type { Interface, OpenOptions, PeerId } from '../shared/dataplane.ts';
 import { VpnError } from '../shared/errors.ts';
 import type { Logger } from '../shared/log.ts';
-import { hash, randomBytes } from '../shared/noise/crypto.ts';
+import { randomBytes } from '../shared/noise/crypto.ts';
 import { Engine, type EngineEvent, TICK_MS } from '../shared/session/engine.ts';
 import { acquireInstanceLock, type InstanceLock } from '../shared/system/instance-lock.ts';
 import { Journal } from '../shared/system/journal.ts';
 import { type LocalSocket, serveLocalSocket } from '../shared/system/local-socket.ts';
-import { type Run, run } from '../shared/system/run.ts';
 import { offerWireguardSocket, type WireguardSocket } from '../shared/uapi/socket.ts';
 import {
   type Action,
@@ -26,6 +22,7 @@ import {
   type Stage,
 } from './connection.ts';
 import { Control, type ControlNews } from './control.ts';
+import { type ClientHost, defaultDevice } from './host.ts';
 import { type AcceptedLease, acceptLease, DEFAULT_MTU, type Network } from './lease.ts';
 import { NetworkSetup } from './network-setup.ts';
 import { OtherPeers } from './other-peers.ts';
@@ -33,9 +30,10 @@ import { OwnKeys } from './own-keys.ts';
 import type { TunnelPlace } from './place.ts';
 import { planTunnel, type TunnelPlan } from './plan.ts';
 import { type ProfileStore, TimestampFile } from './profile-store.ts';
-import { type LookUp, resolveEndpoints, systemLookUp } from './resolve.ts';
+import { resolveEndpoints } from './resolve.ts';
 import { type ClientStatus, describe } from './status.ts';
 import type { Target } from './target.ts';
+import { Underlay } from './underlay.ts';
 
 /** The server's peer id; other peers of a profile file come after it. */
 const SERVER = 1 as PeerId;
@@ -57,20 +55,6 @@ export interface ClientOptions {
   readonly onReady: (status: ClientStatus) => void;
 }
 
-/** The host as far as the client touches it; tests bring another one. */
-export interface ClientHost {
-  readonly dataPlane: DataPlane;
-  readonly clock: Clock;
-  readonly run: Run;
-  readonly lookUp: LookUp;
-}
-
-/** The host that this process runs on. Loads the addon. */
-export async function thisHost(): Promise<ClientHost> {
-  const { bootClock, createDataPlane } = await import('../native/index.ts');
-  return { dataPlane: createDataPlane(), clock: bootClock, run, lookUp: systemLookUp };
-}
-
 export class Client {
   /** Settles when the client has stopped: null, or why it had to. */
   readonly stopped: Promise<VpnError | null>;
@@ -86,6 +70,7 @@ export class Client {
   #opened: Interface | null = null;
   #setup: NetworkSetup | null = null;
   #others: OtherPeers | null = null;
+  readonly #underlay: Underlay;
   #wireguardSocket: WireguardSocket | null = null;
   #lock: InstanceLock | null = null;
   #socket: LocalSocket | null = null;
@@ -126,6 +111,14 @@ export class Client {
       random: randomBytes,
       send: (frame) => this.#engine.sendControl(SERVER, frame),
     });
+    this.#underlay = new Underlay({
+      run: host.run,
+      device: () => this.#opened?.device ?? null,
+      server: () => this.#engine.peer(SERVER)?.endpoint?.address ?? null,
+      mark: this.#plan.fwmark,
+      onWay: (way, text) => this.#input({ type: 'way', way, text }),
+      onDisturbed: () => this.#later(() => this.#restore()),
+    });
     this.stopped = new Promise((resolve) => {
       this.#settle = resolve;
     });
@@ -143,6 +136,7 @@ export class Client {
       await this.#release();
       throw error;
     }
+    this.#underlay.start(this.#host.watch);
     this.#timer = setInterval(() => this.#tick(), TICK_MS);
     this.#input({ type: 'start' });
   }
@@ -235,6 +229,7 @@ export class Client {
   #takeDown(): Promise<void> {
     this.#takingDown ??= (async () => {
       if (this.#timer !== null) clearInterval(this.#timer);
+      this.#underlay.close();
       if (this.#opened !== null && this.#engine.peer(SERVER)?.connected) this.#control.goodbye();
       await this.#work;
       this.#report((await this.#setup?.undo()) ?? []);
@@ -264,6 +259,7 @@ export class Client {
   }
 
   #tick(): void {
+    this.#underlay.tick(this.#host.clock.now(), this.#host.monotonic());
     this.#engine.tick();
     if (this.#control.tick()) this.#input({ type: 'unanswered' });
     this.#input({ type: 'tick' });
@@ -295,6 +291,9 @@ export class Client {
       case 'aim':
         this.#become(action.identity);
         this.#setServerPeer(action.endpoint);
+        this.#engine.connect(SERVER);
+        break;
+      case 'knock':
         this.#engine.connect(SERVER);
         break;
       case 'request':
@@ -364,6 +363,7 @@ export class Client {
         log.debug({ peer: event.peer, role: event.role }, 'session established');
         if (event.peer !== SERVER) break;
         this.#input({ type: 'established', endpoint: event.endpoint });
+        void this.#underlay.remember();
         break;
       case 'gaveUp':
         if (event.peer === SERVER) this.#input({ type: 'gaveUp' });
@@ -439,6 +439,11 @@ export class Client {
     this.#input({ type: 'applied', text: network.addresses.join(', ') || 'none' });
   }
 
+  /** Puts back what somebody took from our own device. */
+  async #restore(): Promise<void> {
+    if (this.#since !== null && this.#network !== null) await this.#setup?.restore(this.#network);
+  }
+
   async #check(): Promise<void> {
     const network = this.#network;
     if (network === null || this.#setup === null) return;
@@ -467,17 +472,6 @@ export class Client {
       this.#options.log.error({ err: error }, 'the handshake timestamp could not be written');
     }
   }
-}
-
-/**
- * Device name of a tunnel, made from the folder of what is remembered of its server: the folder of
- * the control sockets that `wg` uses is shared by all network namespaces, so that a plain `%d`
- * would clash between instances.
- */
-function defaultDevice(folder: string): string {
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
-  const path = new TextEncoder().encode(realpathSync(folder));
-  return `cvc${toHex(hash(path)).slice(0, 6)}`;
 }
 
 function innerAddresses(network: Network | null): string[] {

@@ -54,12 +54,16 @@ export type Input =
   | { readonly type: 'bye' }
   /** The server will not talk to our key any more. */
   | { readonly type: 'dismissed'; readonly reason: DismissalReason }
+  /** The host's way to the server is another one, or gone; `text` says how. */
+  | { readonly type: 'way'; readonly way: 'changed' | 'gone'; readonly text: string }
   | { readonly type: 'tick' };
 
 export type Action =
   | { readonly type: 'resolve' }
   /** Point the server's peer there, under this identity, and shake hands now. */
   | { readonly type: 'aim'; readonly endpoint: Endpoint; readonly identity: Identity }
+  /** Shake hands now with the server where it is. */
+  | { readonly type: 'knock' }
   | { readonly type: 'request'; readonly request: 'enrol' | 'lease' }
   /** Write down that the enrolment is done. */
   | { readonly type: 'keep'; readonly name: string }
@@ -75,14 +79,17 @@ export type Action =
 export type ConnectionState = 'connecting' | 'connected' | 'reconnecting' | 'failed';
 type Phase = 'resolve' | 'handshake' | 'enrol' | 'lease' | 'setUp' | 'connected' | 'failed';
 
-/** Time for an address to answer when there are others: at first, and once we were connected. */
-const ADDRESS_DWELL_MS = { first: 2_500, later: 5_000 } as const;
+/**
+ * Time for an address to answer when there are others: in the first round, in the next ones, and
+ * once we were connected. The first is longer than a round trip takes almost anywhere.
+ */
+const ADDRESS_DWELL_MS = { first: 1_000, next: 2_500, later: 5_000 } as const;
 /** Time for an identity to be answered. */
 const IDENTITY_DWELL_MS = 6_000;
 /** Initiations without an answer (one each 5 s) until names are looked up again. */
-const ATTEMPTS_UNTIL_RESOLVE = 3;
-/** Pause after a failed look-up. */
-const RESOLVE_AGAIN_MS = { first: 1_000, later: 10_000 } as const;
+const ATTEMPTS_UNTIL_RESOLVE = 2;
+/** Pause after a failed look-up: doubled each time, with up to a quarter added by chance. */
+const RESOLVE_AGAIN_MS = { first: 1_000, most: 60_000 } as const;
 /** A server that said goodbye is given this long to come back before the next knock. */
 const AFTER_BYE_MS = 1_000;
 
@@ -113,12 +120,17 @@ const DISMISSALS: Readonly<Record<DismissalReason, readonly [message: string, hi
 
 export class Connection {
   readonly #plan: ConnectionPlan;
+  /** Uniform in 0 .. 1. */
+  readonly #random: () => number;
   #phase: Phase = 'resolve';
   #wasReady = false;
   #lost = false;
   #deadline = Number.POSITIVE_INFINITY;
   #addresses: readonly Endpoint[] = [];
   #addressAt = 0;
+  /** Addresses tried since the start; the first round is a quick one. */
+  #tried = 0;
+  #failedLookUps = 0;
   #identity: Identity;
   /** Which identity the server takes is known. */
   #identitySettled: boolean;
@@ -133,8 +145,9 @@ export class Connection {
   #said = new Set<string>();
   #actions: Action[] = [];
 
-  constructor(plan: ConnectionPlan) {
+  constructor(plan: ConnectionPlan, random: () => number = Math.random) {
     this.#plan = plan;
+    this.#random = random;
     this.#identity = plan.identity === 'own' ? 'own' : 'invite';
     this.#identitySettled = plan.identity !== 'either';
   }
@@ -197,6 +210,9 @@ export class Connection {
       case 'dismissed':
         this.#fail(dismissalError(input.reason));
         break;
+      case 'way':
+        this.#moved(input, now);
+        break;
       case 'tick':
         this.#tick(now);
         break;
@@ -224,9 +240,12 @@ export class Connection {
     for (const problem of problems) this.#note(problem);
     if (found.length === 0) {
       if (hopeless && !this.#wasReady) this.#fail(this.#resolveError());
-      this.#resolveAt = now + (this.#wasReady ? RESOLVE_AGAIN_MS.later : RESOLVE_AGAIN_MS.first);
+      const pause = RESOLVE_AGAIN_MS.first * 2 ** this.#failedLookUps++;
+      const most = this.#wasReady ? RESOLVE_AGAIN_MS.most : RESOLVE_AGAIN_MS.first;
+      this.#resolveAt = now + Math.min(pause, most) * (1 + this.#random() / 4);
       return;
     }
+    this.#failedLookUps = 0;
     const current = this.#addresses[this.#addressAt];
     this.#addresses = found;
     if (this.#phase === 'connected' && !this.#lost) return;
@@ -250,12 +269,32 @@ export class Connection {
     }
     if (!this.#wasReady) this.#phase = 'handshake';
     const alone = this.#addresses.length === 1;
-    const dwell = this.#wasReady ? ADDRESS_DWELL_MS.later : ADDRESS_DWELL_MS.first;
-    this.#nextAddressAt = alone ? Number.POSITIVE_INFINITY : now + dwell;
+    this.#nextAddressAt = alone ? Number.POSITIVE_INFINITY : now + this.#dwell();
+    this.#tried++;
     if (this.#nextIdentityAt === Number.POSITIVE_INFINITY && !this.#identitySettled) {
       this.#nextIdentityAt = now + IDENTITY_DWELL_MS;
     }
     this.#act({ type: 'aim', endpoint, identity: this.#identity });
+  }
+
+  #dwell(): number {
+    if (this.#wasReady) return ADDRESS_DWELL_MS.later;
+    return ADDRESS_DWELL_MS[this.#tried < this.#addresses.length ? 'first' : 'next'];
+  }
+
+  /** The network of the host changed: what we know of the server may not hold any more. */
+  #moved({ way, text }: Extract<Input, { type: 'way' }>, now: number): void {
+    this.#failedLookUps = 0;
+    if (!this.#wasReady) {
+      if (way === 'changed' && this.#phase !== 'setUp') this.#resolve();
+      return;
+    }
+    this.#lose(text);
+    if (way === 'gone') return;
+    // Where it was is where it most likely is, over the new way; the names follow if not.
+    this.#attempts = 0;
+    if (this.#addresses.length > 1) this.#nextAddressAt = now + ADDRESS_DWELL_MS.later;
+    this.#act({ type: 'knock' });
   }
 
   #attempted(): void {

@@ -13,7 +13,7 @@ import {
   removeRouteArgs,
   routeTo,
 } from '../shared/system/link.ts';
-import { type Run, run } from '../shared/system/run.ts';
+import { commandFailure, type Run, run } from '../shared/system/run.ts';
 import type { Network } from './lease.ts';
 
 interface Change {
@@ -60,6 +60,19 @@ export class NetworkSetup {
         undo: ['ip', ...undo],
       });
       this.#applied.set(what, id);
+    }
+  }
+
+  /** Makes again what is applied and was taken away by somebody else. Errors: COMMAND_FAILED. */
+  async restore(network: Network): Promise<void> {
+    await bringUp(this.#device, network.mtu, this.#run);
+    for (const { what, apply } of changes(this.#device, network)) {
+      if (!this.#applied.has(what)) continue;
+      try {
+        await this.#run('ip', apply);
+      } catch (error) {
+        if (!/File exists|already assigned/.test(commandFailure(error)?.stderr ?? '')) throw error;
+      }
     }
   }
 

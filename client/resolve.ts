@@ -35,7 +35,7 @@ export async function resolveEndpoints(
   for (const { host, port } of endpoints) {
     try {
       const addresses = isIP(host) ? [host] : await withinTime(lookUp(host));
-      for (const address of addresses) candidates.push({ address, port });
+      for (const address of interleaved(addresses)) candidates.push({ address, port });
       hopeless = false;
     } catch (error) {
       const { code, message } = error as NodeJS.ErrnoException;
@@ -62,6 +62,15 @@ export async function resolveEndpoints(
     found.push(candidate);
   }
   return { found, ways: [...new Set(ways)], problems, hopeless };
+}
+
+/** Families in turns, beginning with the resolver's favourite (RFC 8305 section 4). */
+function interleaved(addresses: readonly string[]): string[] {
+  const first = addresses.filter((address) => isIP(address) === isIP(addresses[0]!));
+  const second = addresses.filter((address) => isIP(address) !== isIP(addresses[0]!));
+  return Array.from({ length: addresses.length }, (_, at) => [first[at], second[at]])
+    .flat()
+    .filter((address) => address !== undefined);
 }
 
 function distinct(endpoints: readonly Endpoint[]): Endpoint[] {

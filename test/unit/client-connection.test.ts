@@ -38,7 +38,7 @@ class Run {
   error: string | null = null;
   readonly connection: Connection;
   constructor(plan: Partial<ConnectionPlan> = {}) {
-    this.connection = new Connection({ ...PLAN, ...plan });
+    this.connection = new Connection({ ...PLAN, ...plan }, () => 0);
   }
   feed(...inputs: Input[]): string[] {
     return inputs
@@ -133,17 +133,20 @@ test('a profile without an endpoint waits for the other side', () => {
   expect(run.connection.state).toBe('connected');
 });
 
-test('several addresses are tried in turns, 2.5 s each', () => {
+test('several addresses are tried in turns, 1 s each at first, then 2.5 s', () => {
   const run = new Run();
   run.feed({ type: 'start' }, found(A, B));
-  expect(run.wait(5_000)).toEqual(['aim fd00::1 own', 'aim 10.77.1.1 own']);
+  expect(run.wait(1_000)).toEqual(['aim fd00::1 own']);
+  expect(run.wait(1_000)).toEqual(['aim 10.77.1.1 own']);
+  expect(run.wait(2_250)).toEqual([]);
+  expect(run.wait(250)).toEqual(['aim fd00::1 own']);
 });
 
-test('three attempts without an answer look the name up again', () => {
+test('two attempts without an answer look the name up again', () => {
   const run = new Run();
   run.feed({ type: 'start' }, found(A));
   const attempt: Input = { type: 'attempt' };
-  expect(run.feed(attempt, attempt)).toEqual([]);
+  expect(run.feed(attempt)).toEqual([]);
   expect(run.feed(attempt)).toEqual(['resolve']);
   expect(run.feed(attempt, attempt, attempt)).toEqual([]);
   expect(run.feed(found(B))).toEqual(['stage resolve', 'stage reach', 'aim fd00::1 own'].slice(2));
@@ -265,4 +268,49 @@ test.each([
     expect(run.error).toBe(`REFUSED: ${message}`);
     expect(run.connection.state).toBe('failed');
   }
+});
+
+test('another way to the server: a handshake at once, whatever the keys would allow', () => {
+  const run = new Run().connect();
+  const moved: Input = { type: 'way', way: 'changed', text: 'eth1 via 10.0.0.1' };
+  expect(run.feed(moved)).toEqual(['note - eth1 via 10.0.0.1', 'knock']);
+  expect(run.connection.state).toBe('reconnecting');
+  expect(run.feed(established)).toEqual([
+    'note + connected again to 10.77.1.1:6000',
+    'request lease',
+  ]);
+  expect(run.connection.state).toBe('connected');
+});
+
+test('no way at all: nothing is sent until there is one', () => {
+  const run = new Run().connect();
+  expect(run.feed({ type: 'way', way: 'gone', text: 'no way' })).toEqual(['note - no way']);
+  expect(run.wait(60_000)).toEqual([]);
+  expect(run.feed({ type: 'way', way: 'changed', text: 'eth0' })).toEqual(['note - eth0', 'knock']);
+});
+
+test('over a new way that does not lead there the other addresses are tried', () => {
+  const run = new Run().connect(A, B);
+  run.feed({ type: 'way', way: 'changed', text: 'eth1' });
+  expect(run.wait(5_000)).toEqual(['aim fd00::1 own']);
+});
+
+test('a network that comes while names are looked up has them looked up again', () => {
+  const run = new Run();
+  run.feed({ type: 'start' }, notFound({ problems: ['no route to 10.77.1.1'] }));
+  expect(run.feed({ type: 'way', way: 'changed', text: 'eth0' })).toEqual(['resolve']);
+});
+
+test('look-ups that fail are repeated ever more rarely, once a minute at least', () => {
+  const run = new Run().connect();
+  const attempt: Input = { type: 'attempt' };
+  expect(run.feed(attempt, attempt).at(-1)).toBe('resolve');
+  const pauses: number[] = [];
+  for (let i = 0; i < 9; i++) {
+    run.feed(notFound({}));
+    const from = run.now;
+    while (!run.wait(250).includes('resolve'));
+    pauses.push((run.now - from) / 1_000);
+  }
+  expect(pauses).toEqual([1, 2, 4, 8, 16, 32, 60, 60, 60]);
 });

@@ -201,6 +201,8 @@ class TestClient {
         dataPlane: this.plane,
         clock: network.clock(),
         lookUp: async () => [SERVER_AT.host],
+        watch: () => ({ close: () => {} }),
+        monotonic: () => network.clock().now(),
         run: async (file, args) => {
           this.ran.push([file, ...args].join(' '));
           const dev = args.includes('192.168.1.1') ? 'cvc0' : 'eth0';
