@@ -6,7 +6,7 @@
 import { type Cidr, cidrText, contains, networkText, parseCidr } from '../shared/cidr.ts';
 import { VpnError } from '../shared/errors.ts';
 import type { AddressPool, AddressRefusal, PoolBounds } from './address-pool.ts';
-import { formatIpv4, formatNetwork, type Ipv4, parseIpv4 } from './ipv4.ts';
+import { formatIpv4, formatNetwork, type Ipv4, type Ipv4Network, parseIpv4 } from './ipv4.ts';
 import type { PeerSettings } from './store/store.ts';
 
 type Owned = Partial<Pick<PeerSettings, 'address' | 'address6'>>;
@@ -221,8 +221,20 @@ export class Addresses {
   }
 }
 
+/** The server's own IPv6 address, which has the host number of its IPv4 address; null: none. */
+export function serverAddress6(settings: {
+  readonly network: Ipv4Network;
+  readonly network6: string | null;
+  readonly address: Ipv4;
+}): { readonly address: string; readonly prefixLength: number } | null {
+  const range = settings.network6 === null ? null : parseCidr(settings.network6);
+  if (range === null) return null;
+  const address = hostOf(range, settings.address - settings.network.base);
+  return { address, prefixLength: range.prefixLength };
+}
+
 /** The address with number `host` in an IPv6 network, as RFC 5952 writes it. */
-export function hostOf(network: Cidr, host: number): string {
+function hostOf(network: Cidr, host: number): string {
   const { address } = parseCidr(networkText(network))!;
   return cidrText({ family: 6, address: address + BigInt(host), prefixLength: 128 }).split('/')[0]!;
 }

@@ -26,7 +26,7 @@ export interface AdministrationOptions {
   readonly publicKey: PublicKey;
   readonly configuration: Pick<
     ServerConfiguration,
-    'endpoints' | 'listen' | 'network' | 'push' | 'mtu'
+    'endpoints' | 'listen' | 'network' | 'network6' | 'push' | 'mtu'
   >;
   /** Unix seconds. */
   readonly now: () => number;
@@ -67,6 +67,8 @@ export interface PeerFacts {
   readonly publicKey: string;
   readonly origin: 'invite' | 'profile';
   readonly address: string | null;
+  /** null: the tunnel has no IPv6 network. */
+  readonly address6: string | null;
   readonly created: string;
   readonly lastSeen: string | null;
   readonly endpoint: string | null;
@@ -137,7 +139,7 @@ export class Administration {
       request.address,
     );
     const address = record.address!;
-    const profile = this.#profileText(privateKey, address, endpoints[0]!);
+    const profile = this.#profileText(privateKey, record, endpoints[0]!);
     wipe(privateKey);
     return { name, profile, publicKey: keyToBase64(publicKey), endpoints, address, notes };
   }
@@ -202,12 +204,18 @@ export class Administration {
     return { endpoints: [found], notes: [note] };
   }
 
-  #profileText(privateKey: PrivateKey, address: string, endpoint: string): string {
-    const { network, push, listen } = this.#options.configuration;
-    const allowedIps = push.full ? ['0.0.0.0/0', '::/0'] : [formatNetwork(network), ...push.routes];
+  #profileText(privateKey: PrivateKey, record: PeerRecord, endpoint: string): string {
+    const { network, network6, push, listen } = this.#options.configuration;
+    const own = [formatNetwork(network), ...(network6 === null ? [] : [network6])];
+    const allowedIps = push.full ? ['0.0.0.0/0', '::/0'] : [...own, ...push.routes];
+    const address6 = this.#options.registry.address6Of(record);
+    const length6 = network6?.split('/')[1];
     return formatProfile({
       privateKey,
-      addresses: [`${address}/${network.prefixLength}`],
+      addresses: [
+        `${record.address}/${network.prefixLength}`,
+        ...(address6 === null ? [] : [`${address6}/${length6}`]),
+      ],
       dns: push.dns,
       domains: push.domains,
       mtu: push.mtu,
@@ -229,6 +237,7 @@ export class Administration {
       publicKey: keyToBase64(record.publicKey),
       origin,
       address,
+      address6: this.#options.registry.address6Of(record),
       created: timeText(record.created),
       lastSeen: record.lastSeen === null ? null : timeText(record.lastSeen),
       endpoint,

@@ -7,7 +7,7 @@ export function peersText({ peers, invites }: PeersReply): string {
     ['NAME', 'ADDRESS', 'FROM', 'LAST SEEN', 'PUBLIC KEY', 'NOTES'],
     ...peers.map((p) => [
       p.name,
-      p.address ?? '-',
+      [p.address ?? '-', p.address6 ?? []].flat().join(' '),
       p.endpoint ?? '-',
       p.lastSeen ?? 'never',
       p.publicKey,
@@ -37,6 +37,7 @@ export function statusText(status: StatusReply): string {
   const facts = [
     ['device', `${device}, MTU ${mtu}`],
     ['address', `${address} in ${network}`],
+    ...(status.address6 === null ? [] : [['address', status.address6]]),
     ['port', `UDP ${port}`],
     ['public key', status.publicKey],
     ['cipher', `ChaCha20-Poly1305 by ${aead}, ${workers} ${workers === 1 ? 'worker' : 'workers'}`],

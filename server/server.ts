@@ -8,7 +8,7 @@ import type { PublicKey } from '../keys/keypair.ts';
 import { bootClock as clock, createDataPlane } from '../native/index.ts';
 import { toHex } from '../shared/bytes.ts';
 import type { DismissalReason } from '../shared/control/messages.ts';
-import type { Endpoint, Interface, PeerId } from '../shared/dataplane.ts';
+import type { Interface, PeerId } from '../shared/dataplane.ts';
 import { VpnError } from '../shared/errors.ts';
 import type { Logger } from '../shared/log.ts';
 import { hash, randomBytes } from '../shared/noise/crypto.ts';
@@ -17,6 +17,7 @@ import { addAddress, bringUp } from '../shared/system/link.ts';
 import { type LocalSocket, serveLocalSocket } from '../shared/system/local-socket.ts';
 import { requireTun } from '../shared/system/require-tun.ts';
 import { offerWireguardSocket, type WireguardSocket } from '../shared/uapi/socket.ts';
+import { serverAddress6 } from './addresses.ts';
 import { Administration, type InviteReply } from './administration.ts';
 import { backUpToday, lacksBackup } from './backup.ts';
 import { journalPath } from './cleanup.ts';
@@ -26,7 +27,9 @@ import { Events } from './events.ts';
 import { outwardAddress, overlappingLinks } from './host-check.ts';
 import { HostSetup } from './host-setup.ts';
 import { formatIpv4, formatNetwork } from './ipv4.ts';
-import { endpointText, type Member } from './member.ts';
+import type { Member } from './member.ts';
+import { PeerRoutes } from './peer-routes.ts';
+import { Presence } from './presence.ts';
 import { RefusalLog } from './refusal-log.ts';
 import type { Registry } from './registry.ts';
 import { LiveSettings, type LiveSettingsOptions, type ReloadReply } from './reload.ts';
@@ -106,11 +109,10 @@ class Server {
   readonly #settings: LiveSettings;
   readonly #administration: Administration;
   readonly #events = new Events(() => clock.wall().seconds * 1000 + clock.wall().nanoseconds / 1e6);
-  readonly #connected = new Set<PeerId>();
-  /** Connected in this turn of the event loop. */
-  #arrivals: PeerId[] = [];
+  readonly #presence: Presence;
   #opened: Interface | null = null;
   #host: HostSetup | null = null;
+  #routes: PeerRoutes | null = null;
   #socket: LocalSocket | null = null;
   #wireguardSocket: WireguardSocket | null = null;
   #timer: NodeJS.Timeout | null = null;
@@ -147,9 +149,20 @@ class Server {
       log,
     });
     this.#settings = settings;
-    this.#registry = createRegistry(state, configuration, {
-      setPeer: (id, spec) => this.#engine.setPeer(id, spec),
-      removePeer: (member, why) => this.#removePeer(member, why),
+    this.#registry = createRegistry(
+      state,
+      configuration,
+      {
+        setPeer: (id, spec) => this.#engine.setPeer(id, spec),
+        removePeer: (member, why) => this.#removePeer(member, why),
+      },
+      () => this.#peersChanged(),
+    );
+    this.#presence = new Presence({
+      registry: this.#registry,
+      events: this.#events,
+      log,
+      onSeen: (peers) => this.#recordSeen(peers),
     });
     this.#refusals = new RefusalLog(log, this.#registry, this.#events);
     this.#control = new ControlService({
@@ -165,7 +178,7 @@ class Server {
       clock,
       random: randomBytes,
       send: (peer, frame) => this.#engine.sendControl(peer, frame),
-      onGoodbye: (peer) => this.#left(peer, 'goodbye'),
+      onGoodbye: (peer) => this.#presence.left(peer, 'goodbye'),
       events: this.#events,
       log,
     });
@@ -244,13 +257,14 @@ class Server {
 
   #open(): Interface {
     const { configuration: c, stateDirectory } = this.#options;
+    const own6 = serverAddress6(c);
     return this.#engine.open({
       device: c.device ?? defaultDevice(stateDirectory),
       mtu: c.mtu,
       listen: c.listen,
       fwmark: c.fwmark,
       clientToClient: c.clientToClient,
-      addresses: [formatIpv4(c.address)],
+      addresses: [formatIpv4(c.address), ...(own6 === null ? [] : [own6.address])],
       workers: c.workers,
       aead: c.aead,
       offloads: c.offloads,
@@ -267,7 +281,16 @@ class Server {
     const { configuration } = this.#options;
     const { address, network, mtu } = configuration;
     await addAddress(device, `${formatIpv4(address)}/${network.prefixLength}`);
+    const own6 = serverAddress6(configuration);
+    if (own6 !== null) await addAddress(device, `${own6.address}/${own6.prefixLength}`);
     await bringUp(device, mtu);
+    this.#routes = new PeerRoutes(device, this.#options.log);
+    await this.#routes.follow(this.#registry.networks());
+  }
+
+  /** Peers are not what they were: what follows from them is brought in line. */
+  #peersChanged(): void {
+    void this.#routes?.follow(this.#registry.networks());
   }
 
   #setUpHost({ device }: Interface): HostSetup {
@@ -306,12 +329,12 @@ class Server {
   }
 
   async #warnOfOverlap(): Promise<void> {
-    const network = formatNetwork(this.#options.configuration.network);
-    for (const { device, address } of await overlappingLinks(network)) {
-      this.#options.log.warn(
-        { device, address },
-        `${network} overlaps a network of this host; choose another with --network`,
-      );
+    const { network, network6 } = this.#options.configuration;
+    for (const text of [formatNetwork(network), ...(network6 === null ? [] : [network6])]) {
+      for (const { device, address } of await overlappingLinks(text)) {
+        const what = `${text} overlaps a network of this host; choose another with --network`;
+        this.#options.log.warn({ device, address }, what);
+      }
     }
   }
 
@@ -342,7 +365,7 @@ class Server {
       this.#events.add({ type: 'dismissed', peer: name, reason: why });
     }
     this.#engine.removePeer(id);
-    this.#connected.delete(id);
+    this.#presence.forget(id);
   }
 
   #tick(): void {
@@ -365,11 +388,9 @@ class Server {
     this.#tryStore(() => backUpToday(this.#options.stateDirectory, clock.wall().seconds));
   }
 
-  #recordArrivals(): void {
-    const arrived = new Set(this.#arrivals);
-    this.#arrivals = [];
+  #recordSeen(peers: ReadonlySet<PeerId>): void {
     if (this.#closing !== null) return;
-    this.#trySightings([...this.#engine.peers()].filter((status) => arrived.has(status.peer)));
+    this.#trySightings([...this.#engine.peers()].filter((status) => peers.has(status.peer)));
   }
 
   #trySightings(statuses: Iterable<PeerStatus>): void {
@@ -394,14 +415,14 @@ class Server {
         this.#control.receive(event.peer, event.bytes);
         break;
       case 'established':
-        this.#established(event.peer, event.endpoint);
+        this.#presence.established(event.peer, event.endpoint);
         break;
       case 'roamed':
-        this.#roamed(event.peer, event.endpoint);
+        this.#presence.roamed(event.peer, event.endpoint);
         break;
       case 'expired':
         this.#control.forget(event.peer);
-        this.#left(event.peer, 'silent');
+        this.#presence.left(event.peer, 'silent');
         break;
       case 'refused':
         this.#refusals.add(event, clock.now());
@@ -421,45 +442,6 @@ class Server {
       default:
         event satisfies never;
     }
-  }
-
-  #established(peer: PeerId, at: Endpoint): void {
-    if (this.#connected.has(peer)) return;
-    this.#connected.add(peer);
-    this.#seeSoon(peer);
-    const endpoint = endpointText(at);
-    const member = this.#registry.member(peer);
-    const what = member?.type === 'invite' ? 'invite used' : 'peer connected';
-    this.#options.log.info({ peer: member?.record.name, from: endpoint }, what);
-    const type = member?.type === 'invite' ? 'inviteUsed' : 'connected';
-    if (member !== undefined) this.#events.add({ type, peer: member.record.name, endpoint });
-  }
-
-  #roamed(peer: PeerId, to: Endpoint): void {
-    const name = this.#nameOf(peer);
-    if (name === undefined || !this.#connected.has(peer)) return;
-    this.#seeSoon(peer);
-    const endpoint = endpointText(to);
-    this.#options.log.info({ peer: name, from: endpoint }, 'peer roamed');
-    this.#events.add({ type: 'roamed', peer: name, endpoint });
-  }
-
-  /**
-   * Where a peer is must be known after a kill -9, too: written at once, together with those that
-   * arrive in the same turn.
-   */
-  #seeSoon(peer: PeerId): void {
-    if (this.#arrivals.push(peer) === 1) setImmediate(() => this.#recordArrivals());
-  }
-
-  #left(peer: PeerId, reason: 'goodbye' | 'silent'): void {
-    if (!this.#connected.delete(peer)) return;
-    const name = this.#nameOf(peer);
-    this.#options.log.info(
-      { peer: name },
-      reason === 'silent' ? 'peer is gone' : 'peer said goodbye',
-    );
-    if (name !== undefined) this.#events.add({ type: 'disconnected', peer: name, reason });
   }
 
   #nameOf(peer: PeerId): string | undefined {

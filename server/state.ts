@@ -3,6 +3,7 @@
  * server holds it while it runs, a command for as long as it takes.
  */
 import { join } from 'node:path';
+import { parseCidr } from '../shared/cidr.ts';
 import { VpnError } from '../shared/errors.ts';
 import { acquireInstanceLock, type InstanceLock } from '../shared/system/instance-lock.ts';
 import { AddressPool } from './address-pool.ts';
@@ -58,10 +59,11 @@ export function createRegistry(
   peers: PeerTable,
   onChange: () => void = () => {},
 ): Registry {
-  const { network, address, pool } = configuration;
+  const { network, network6, address, pool } = configuration;
+  const range6 = network6 === null ? null : parseCidr(network6);
   return new Registry({
     store,
-    addresses: new Addresses(new AddressPool({ network, serverAddress: address, ...pool }), null),
+    addresses: new Addresses(new AddressPool({ network, serverAddress: address, ...pool }), range6),
     peers,
     publicKey: identity.publicKey,
     policy: registryPolicy(configuration),

@@ -2,6 +2,7 @@
 import { keyToBase64 } from '../keys/keypair.ts';
 import type { DropReason, Interface } from '../shared/dataplane.ts';
 import type { Engine, PeerStatus } from '../shared/session/engine.ts';
+import { serverAddress6 } from './addresses.ts';
 import type { ServerConfiguration } from './configuration.ts';
 import { timeText } from './expiry.ts';
 import { formatIpv4, formatNetwork } from './ipv4.ts';
@@ -31,6 +32,8 @@ export interface StatusReply {
   readonly publicKey: string;
   readonly address: string;
   readonly network: string;
+  /** The server's own IPv6 address, with the length of its network; null: none. */
+  readonly address6: string | null;
   readonly port: number;
   readonly mtu: number;
   readonly aead: string;
@@ -61,12 +64,14 @@ export interface StatusSources {
 export function readStatus(sources: StatusSources): StatusReply {
   const { engine, registry, opened, configuration, startedAt } = sources;
   const device = engine.device();
+  const own6 = serverAddress6(configuration);
   const statuses = new Map([...engine.peers()].map((status) => [status.peer, status]));
   return {
     device: opened.device,
     publicKey: keyToBase64(engine.publicKey),
     address: formatIpv4(configuration.address),
     network: formatNetwork(configuration.network),
+    address6: own6 === null ? null : `${own6.address}/${own6.prefixLength}`,
     port: opened.port,
     mtu: configuration.mtu,
     aead: opened.aead,

@@ -72,6 +72,16 @@ describe('Administration', () => {
     expect(h.store.peers()).toMatchObject([{ name: 'phone', origin: 'profile' }]);
   });
 
+  it('gives stock profiles both addresses when the tunnel has IPv6', async () => {
+    h.restart({ network6: 'fd00:77::/64' });
+    const admin = make({ network6: 'fd00:77::/64' });
+    const reply = await admin.profile(ask('phone'));
+    const profile = parseProfile(reply.profile, 'p');
+    expect(profile.addresses).toEqual(['192.168.1.2/24', 'fd00:77::2/64']);
+    expect(profile.peers[0]?.allowedIps).toEqual(['192.168.1.0/24', 'fd00:77::/64']);
+    expect(admin.peers().peers[0]).toMatchObject({ address6: 'fd00:77::2' });
+  });
+
   it('asks for everything in a profile when push.full is set', async () => {
     const { profile } = await make({}, { CULVERT_PUSH_FULL: 'yes' }).profile(ask('phone'));
     expect(parseProfile(profile, 'p').peers[0]?.allowedIps).toEqual(['0.0.0.0/0', '::/0']);
