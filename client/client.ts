@@ -23,7 +23,8 @@ import {
 } from './connection.ts';
 import { Control, type ControlNews } from './control.ts';
 import { type ClientHost, defaultDevice } from './host.ts';
-import { type AcceptedLease, acceptLease, DEFAULT_MTU, type Network } from './lease.ts';
+import { DEFAULT_MTU, type Network } from './lease.ts';
+import { LeaseKeeper } from './lease-keeper.ts';
 import { NetworkSetup } from './network-setup.ts';
 import { OtherPeers } from './other-peers.ts';
 import { OwnKeys } from './own-keys.ts';
@@ -66,7 +67,7 @@ export class Client {
   readonly #engine: Engine;
   readonly #keys: OwnKeys;
   #identity: Identity;
-  #lease: AcceptedLease | null = null;
+  readonly #leases: LeaseKeeper;
   #opened: Interface | null = null;
   #setup: NetworkSetup | null = null;
   #others: OtherPeers | null = null;
@@ -119,6 +120,11 @@ export class Client {
       onWay: (way, text) => this.#input({ type: 'way', way, text }),
       onDisturbed: () => this.#later(() => this.#restore()),
     });
+    this.#leases = new LeaseKeeper({
+      control: this.#control,
+      log: options.log,
+      endpoint: () => this.#engine.peer(SERVER)?.endpoint?.address ?? null,
+    });
     this.stopped = new Promise((resolve) => {
       this.#settle = resolve;
     });
@@ -169,7 +175,7 @@ export class Client {
       publicKey: this.#engine.publicKey,
       serverPublicKey: this.#plan.serverPublicKey,
       since: this.#since,
-      notApplied: this.#lease?.notApplied ?? this.#plan.notApplied,
+      notApplied: this.#leases.lease?.notApplied ?? this.#plan.notApplied,
       deviceDrops: this.#engine.device().drops,
     });
   }
@@ -180,7 +186,7 @@ export class Client {
 
   /** How the host's network is to look now; null while the lease is missing. */
   get #network(): Network | null {
-    return this.#lease?.network ?? this.#plan.network;
+    return this.#leases.lease?.network ?? this.#plan.network;
   }
 
   async #open(): Promise<void> {
@@ -341,12 +347,12 @@ export class Client {
   /** `endpoint` absent: it stays as it is. */
   #setServerPeer(endpoint?: { readonly address: string; readonly port: number }): void {
     const { serverPublicKey, presharedKey, allowedIps, keepalive } = this.#plan;
-    const wantedKeepalive = this.#lease?.keepalive ?? keepalive;
+    const wantedKeepalive = this.#leases.lease?.keepalive ?? keepalive;
     this.#engine.setPeer(SERVER, {
       publicKey: serverPublicKey,
       ...(presharedKey ? { presharedKey } : {}),
       ...(endpoint ? { endpoint } : {}),
-      allowedIps: this.#lease?.allowedIps ?? allowedIps,
+      allowedIps: this.#leases.lease?.allowedIps ?? allowedIps,
       // Not before there is a key: a keepalive without one would start a handshake of its own,
       // and connect() a second one within the time in which the server refuses it.
       persistentKeepalive: this.#since === null && endpoint ? 0 : wantedKeepalive,
@@ -404,14 +410,13 @@ export class Client {
       this.#input(news);
       return;
     }
-    const accepted = acceptLease(news.lease);
-    if (typeof accepted === 'string') {
-      const message = `the lease of the server is refused: ${accepted}`;
+    const refusal = this.#leases.take(news);
+    if (refusal !== null) {
+      const message = `the lease of the server is refused: ${refusal}`;
       if (this.#since !== null) this.#options.log.warn(message);
-      else void this.stop(new VpnError('LEASE_UNACCEPTABLE', message));
+      else if (!news.receipt.isPush) void this.stop(new VpnError('LEASE_UNACCEPTABLE', message));
       return;
     }
-    this.#lease = accepted;
     // Whoever leases to our own key knows it, even when the answer to the enrolment was lost.
     this.#keys.completeEnrolment(null);
     this.#input({ type: 'leased' });
@@ -432,10 +437,13 @@ export class Client {
 
   async #apply(): Promise<void> {
     const network = this.#network;
-    if (network === null || this.#setup === null) return;
-    this.#setServerPeer();
-    this.#engine.configure({ mtu: network.mtu, addresses: innerAddresses(network) });
-    await this.#setup.apply(network);
+    const setup = this.#setup;
+    if (network === null || setup === null) return;
+    await this.#leases.inForce(async () => {
+      this.#setServerPeer();
+      this.#engine.configure({ mtu: network.mtu, addresses: innerAddresses(network) });
+      await setup.apply(network);
+    });
     this.#input({ type: 'applied', text: network.addresses.join(', ') || 'none' });
   }
 
@@ -455,12 +463,7 @@ export class Client {
 
   #ready(): void {
     this.#since = new Date(this.#host.clock.wall().seconds * 1000).toISOString();
-    for (const text of this.#lease?.refused ?? []) {
-      this.#options.log.warn(`refused from the server: ${text}`);
-    }
-    for (const text of this.#lease?.notApplied ?? this.#plan.notApplied) {
-      this.#options.log.warn(`not applied yet: ${text}`);
-    }
+    for (const text of this.#plan.notApplied) this.#options.log.warn(`not applied yet: ${text}`);
     this.#options.onReady(this.status());
   }
 

@@ -5,12 +5,30 @@
  */
 import type { Clock } from '../shared/clock.ts';
 import { Exchange, type Incoming } from '../shared/control/exchange.ts';
-import type { DismissalReason, LeaseAnswer, RefusalReason } from '../shared/control/messages.ts';
+import type {
+  ControlRequest,
+  DismissalReason,
+  Lease,
+  LeaseAnswer,
+  RefusalReason,
+} from '../shared/control/messages.ts';
+
+/** What the server is told of what we did not take. */
+const MAX_REPORTED = 15;
+const MAX_REPORT_LENGTH = 120;
+
+/** Names a lease that came, for telling the server what became of it. */
+export interface Receipt {
+  readonly id: number;
+  /** The server sent it by itself, because our lease changed. */
+  readonly isPush: boolean;
+  readonly version: string | undefined;
+}
 
 /** What the server said. */
 export type ControlNews =
   | { readonly type: 'enrolled'; readonly name: string }
-  | { readonly type: 'leased'; readonly lease: LeaseAnswer }
+  | { readonly type: 'leased'; readonly lease: Lease; readonly receipt: Receipt }
   | { readonly type: 'refused'; readonly reason: RefusalReason }
   | { readonly type: 'dismissed'; readonly reason: DismissalReason }
   | { readonly type: 'bye' };
@@ -50,6 +68,22 @@ export class Control {
     this.#open = { id, type: 'lease' };
   }
 
+  /**
+   * Tells the server what became of a lease: which version is in use now (undefined: none), and
+   * what was not taken, sentences.
+   */
+  confirm(receipt: Receipt, version: string | undefined, notApplied: readonly string[]): void {
+    const { id, isPush } = receipt;
+    const applied = {
+      type: 'applied',
+      id,
+      ...(version === undefined ? {} : { version }),
+      notApplied: shortened(notApplied),
+    } as const;
+    if (isPush) this.#exchange.answer(applied);
+    else this.#exchange.report(applied);
+  }
+
   /** Tells the server that we leave. */
   goodbye(): void {
     this.#exchange.notify({ type: 'bye' });
@@ -65,8 +99,7 @@ export class Control {
       case 'notice':
         return incoming.notice;
       case 'request':
-        // A server asks nothing of a client; a later version may, and gets no answer from us.
-        return null;
+        return this.#asked(incoming.request);
       default:
         return incoming satisfies never;
     }
@@ -80,6 +113,15 @@ export class Control {
     return true;
   }
 
+  #asked(request: ControlRequest): ControlNews | null {
+    if (request.type !== 'push') {
+      this.#exchange.answer({ type: 'refused', id: request.id, reason: 'unknown' });
+      return null;
+    }
+    const { type: _, id, ...lease } = request;
+    return { type: 'leased', lease, receipt: { id, isPush: true, version: lease.version } };
+  }
+
   #answered({ id, answer }: Extract<Incoming, { type: 'answer' }>): ControlNews | null {
     if (id !== this.#open?.id) return null;
     const asked = this.#open.type;
@@ -88,9 +130,11 @@ export class Control {
       case 'enrolled':
         return asked === 'enrol' ? { type: 'enrolled', name: answer.name } : null;
       case 'leased':
-        return asked === 'lease' ? { type: 'leased', lease: answer } : null;
+        return asked === 'lease' ? leased(answer) : null;
       case 'refused':
         return { type: 'refused', reason: answer.reason };
+      case 'applied':
+        return null;
       default:
         return answer satisfies never;
     }
@@ -99,4 +143,15 @@ export class Control {
   #newExchange(): Exchange {
     return new Exchange({ send: this.#options.send, random: this.#options.random });
   }
+}
+
+function leased({ type: _, id, ...lease }: LeaseAnswer): ControlNews {
+  return { type: 'leased', lease, receipt: { id, isPush: false, version: lease.version } };
+}
+
+/** The server takes small messages only: the first sentences, and how many more there are. */
+function shortened(sentences: readonly string[]): string[] {
+  const shown = sentences.slice(0, MAX_REPORTED).map((text) => text.slice(0, MAX_REPORT_LENGTH));
+  const more = sentences.length - shown.length;
+  return more === 0 ? shown : [...shown, `and ${more} more`];
 }

@@ -11,7 +11,7 @@ import {
   networkText,
   parseCidr,
 } from '../shared/cidr.ts';
-import type { LeaseAnswer } from '../shared/control/messages.ts';
+import type { Lease } from '../shared/control/messages.ts';
 
 /** MTU of a tunnel when neither side says otherwise: fits a path of 1500 bytes over IPv6. */
 export const DEFAULT_MTU = 1420;
@@ -47,8 +47,11 @@ export interface AcceptedLease {
   readonly notApplied: readonly string[];
 }
 
-/** Checks a lease; a string says why it cannot be used at all. */
-export function acceptLease(answer: LeaseAnswer): AcceptedLease | string {
+/**
+ * Checks a lease; a string says why it cannot be used at all. `endpoint`: address of the server
+ * on the underlay, which no route may lead into the tunnel.
+ */
+export function acceptLease(answer: Lease, endpoint: string | null): AcceptedLease | string {
   const refused: string[] = [];
   const main = tunnelAddress(answer.address, answer.prefixLength, answer.serverAddress);
   if (typeof main === 'string') return main;
@@ -58,17 +61,19 @@ export function acceptLease(answer: LeaseAnswer): AcceptedLease | string {
     if (typeof second === 'string') refused.push(second);
     else ranges.push(second);
   }
+  const routes = acceptRoutes(answer, endpoint, refused);
+  const covered = (route: Cidr) => ranges.some((range) => contains(range, route));
   return {
     network: {
       addresses: ranges.map(cidrText),
       mtu: acceptMtu(answer.mtu, refused),
-      routes: [],
+      routes: routes.filter((route) => !covered(route)).map(networkText),
       serverAddress: answer.serverAddress,
     },
-    allowedIps: ranges.map(networkText),
+    allowedIps: [...new Set([...ranges, ...routes].map(networkText))],
     keepalive: answer.keepalive,
     refused,
-    notApplied: [...acceptRoutes(answer, refused), ...acceptDns(answer, refused)],
+    notApplied: acceptDns(answer, refused),
   };
 }
 
@@ -92,23 +97,25 @@ function acceptMtu(mtu: number, refused: string[]): number {
   return DEFAULT_MTU;
 }
 
-function acceptRoutes(answer: LeaseAnswer, refused: string[]): string[] {
-  const wanted = answer.routes.slice(0, MAX_ROUTES);
+function acceptRoutes(answer: Lease, endpoint: string | null, refused: string[]): Cidr[] {
+  const server = endpoint === null ? null : parseCidr(endpoint.split('%')[0]!);
   if (answer.routes.length > MAX_ROUTES) {
     refused.push(`${answer.routes.length - MAX_ROUTES} routes beyond the first ${MAX_ROUTES}`);
   }
-  const accepted: string[] = [];
-  for (const text of wanted) {
+  const accepted: Cidr[] = [];
+  for (const text of answer.routes.slice(0, MAX_ROUTES)) {
     const range = parseCidr(text);
     if (range === null) refused.push('a route that is no address range');
     else if (range.prefixLength === 0) refused.push(`the default route ${text}`);
-    else accepted.push(`route ${networkText(range)}`);
+    else if (server !== null && contains(range, server)) {
+      refused.push(`the route ${networkText(range)}, which would catch the server's own address`);
+    } else accepted.push(range);
   }
   if (answer.full) refused.push('the wish that all traffic goes through the tunnel');
   return accepted;
 }
 
-function acceptDns(answer: LeaseAnswer, refused: string[]): string[] {
+function acceptDns(answer: Lease, refused: string[]): string[] {
   if (answer.dns.length > MAX_DNS) {
     refused.push(`${answer.dns.length - MAX_DNS} name servers beyond the first ${MAX_DNS}`);
   }

@@ -29,6 +29,7 @@ import { HostSetup } from './host-setup.ts';
 import { formatIpv4, formatNetwork } from './ipv4.ts';
 import type { Member } from './member.ts';
 import { PeerRoutes } from './peer-routes.ts';
+import { Policy } from './policy.ts';
 import { Presence } from './presence.ts';
 import { RefusalLog } from './refusal-log.ts';
 import type { Registry } from './registry.ts';
@@ -107,6 +108,7 @@ class Server {
   readonly #control: ControlService;
   readonly #refusals: RefusalLog;
   readonly #settings: LiveSettings;
+  readonly #policy: Policy;
   readonly #administration: Administration;
   readonly #events = new Events(() => clock.wall().seconds * 1000 + clock.wall().nanoseconds / 1e6);
   readonly #presence: Presence;
@@ -149,6 +151,10 @@ class Server {
       log,
     });
     this.#settings = settings;
+    this.#policy = new Policy({
+      configuration: () => settings.current,
+      registry: () => this.#registry,
+    });
     this.#registry = createRegistry(
       state,
       configuration,
@@ -167,14 +173,7 @@ class Server {
     this.#refusals = new RefusalLog(log, this.#registry, this.#events);
     this.#control = new ControlService({
       registry: this.#registry,
-      push: {
-        ...configuration.push,
-        routes: [...configuration.push.routes],
-        dns: [...configuration.push.dns],
-        domains: [...configuration.push.domains],
-        prefixLength: configuration.network.prefixLength,
-        serverAddress: formatIpv4(configuration.address),
-      },
+      policy: this.#policy,
       clock,
       random: randomBytes,
       send: (peer, frame) => this.#engine.sendControl(peer, frame),
@@ -290,7 +289,10 @@ class Server {
 
   /** Peers are not what they were: what follows from them is brought in line. */
   #peersChanged(): void {
+    this.#policy.changed();
+    if (this.#opened === null) return;
     void this.#routes?.follow(this.#registry.networks());
+    this.#control.refresh();
   }
 
   #setUpHost({ device }: Interface): HostSetup {
@@ -309,6 +311,7 @@ class Server {
       if (changed.includes('mtu')) await bringUp(this.#opened.device, mtu);
     }
     await this.#host?.change(next);
+    this.#peersChanged();
     return notes;
   }
 
@@ -370,6 +373,7 @@ class Server {
 
   #tick(): void {
     this.#engine.tick();
+    this.#control.tick();
     this.#ticks += 1;
     for (const id of this.#reconnects.splice(0, RECONNECTS_PER_TICK)) this.#engine.connect(id);
     if (this.#ticks % SIGHTING_TICKS === 0) this.#trySightings(this.#engine.peers());

@@ -5,6 +5,7 @@
  */
 import { readLe32 } from '../bytes.ts';
 import {
+  type AppliedAnswer,
   type ControlAnswer,
   type ControlNotice,
   type ControlRequest,
@@ -27,7 +28,7 @@ const KEPT_ANSWERS = 8;
 export type Incoming =
   /** Answer it with answer(), now or later. */
   | { readonly type: 'request'; readonly request: ControlRequest }
-  /** The answer to our open request `id`. */
+  /** The answer to our open request `id`; `applied` also comes after an answer of ours. */
   | { readonly type: 'answer'; readonly id: number; readonly answer: ControlAnswer }
   | { readonly type: 'notice'; readonly notice: ControlNotice };
 
@@ -99,6 +100,16 @@ export class Exchange {
     this.#sendAll(frames);
   }
 
+  /** Stops asking; an answer that still comes is late. */
+  abandon(id: number): void {
+    this.#open.delete(id);
+  }
+
+  /** Tells what became of the other end's answer to our request, once. */
+  report(applied: AppliedAnswer): void {
+    this.#sendAll(frameMessage(applied, this.#takeId()));
+  }
+
   /** Sends a message that has no answer, once. */
   notify(notice: ControlNotice): boolean {
     return this.#sendAll(frameMessage(notice, this.#takeId()));
@@ -115,7 +126,8 @@ export class Exchange {
     const message = parsed.message;
     if (isNotice(message)) return { type: 'notice', notice: message };
     if (isRequest(message)) return this.#receiveRequest(message, now);
-    if (!this.#open.delete(message.id)) {
+    const asked = this.#open.delete(message.id);
+    if (!asked && message.type !== 'applied') {
       this.counters.repeated += 1;
       return null;
     }

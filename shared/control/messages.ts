@@ -48,9 +48,8 @@ const leaseRequest = z.object({ type: z.literal('lease'), id });
 /** From the throw-away key of an invite: admits the device's own public key (base64). */
 const enrolRequest = z.object({ type: z.literal('enrol'), id, publicKey });
 
-const leaseAnswer = z.object({
-  type: z.literal('leased'),
-  id,
+/** What a peer is given: its addresses and what is pushed to it. */
+const lease = {
   address: z.ipv4(),
   prefixLength: z.int().min(1).max(32),
   serverAddress: z.ipv4(),
@@ -66,6 +65,22 @@ const leaseAnswer = z.object({
   domains: z.array(text(255)).max(256),
   /** The server asks for all traffic; the client's user decides. */
   full: z.boolean(),
+  /** Names the lease as a whole; the client says with it which one it uses. */
+  version: text(64).optional(),
+};
+const leaseAnswer = z.object({ type: z.literal('leased'), id, ...lease });
+/** From the server: the lease is another one now, this whole one. */
+const pushRequest = z.object({ type: z.literal('push'), id, ...lease });
+/**
+ * From the client, when the host is as its lease says: answers `push`, and follows `leased` with
+ * the id of its own request. `version`: of the lease it uses, absent without one.
+ */
+const appliedAnswer = z.object({
+  type: z.literal('applied'),
+  id,
+  version: text(64).optional(),
+  /** What it did not take, sentences. */
+  notApplied: z.array(text(200)).max(32),
 });
 const enrolAnswer = z.object({ type: z.literal('enrolled'), id, name: text(64) });
 const refusal = z.object({
@@ -86,11 +101,18 @@ const dismissedNotice = z.object({
   reason: z.enum(DISMISSAL_REASONS).or(text(64).transform((): DismissalReason => 'revoked')),
 });
 
-export type ControlRequest = z.infer<typeof leaseRequest> | z.infer<typeof enrolRequest>;
+export type ControlRequest =
+  | z.infer<typeof leaseRequest>
+  | z.infer<typeof enrolRequest>
+  | z.infer<typeof pushRequest>;
+export type PushRequest = z.infer<typeof pushRequest>;
+export type AppliedAnswer = z.infer<typeof appliedAnswer>;
 export type LeaseAnswer = z.infer<typeof leaseAnswer>;
 export type EnrolAnswer = z.infer<typeof enrolAnswer>;
 export type Refusal = z.infer<typeof refusal>;
-export type ControlAnswer = LeaseAnswer | EnrolAnswer | Refusal;
+/** The contents of a lease, however it is sent. */
+export type Lease = Omit<LeaseAnswer, 'type' | 'id'>;
+export type ControlAnswer = LeaseAnswer | EnrolAnswer | AppliedAnswer | Refusal;
 export type ControlNotice = z.infer<typeof byeNotice> | z.infer<typeof dismissedNotice>;
 export type ControlMessage = ControlRequest | ControlAnswer | ControlNotice;
 
@@ -100,7 +122,9 @@ export type Unnumbered<M> = M extends { id: number } ? Omit<M, 'id'> : never;
 const SCHEMAS = new Map<string, z.ZodType<ControlMessage>>([
   ['lease', leaseRequest],
   ['enrol', enrolRequest],
+  ['push', pushRequest],
   ['leased', leaseAnswer],
+  ['applied', appliedAnswer],
   ['enrolled', enrolAnswer],
   ['refused', refusal],
   ['bye', byeNotice],
@@ -110,7 +134,7 @@ const SCHEMAS = new Map<string, z.ZodType<ControlMessage>>([
 const envelope = z.object({ type: z.string().max(64) });
 
 export function isRequest(message: ControlMessage): message is ControlRequest {
-  return message.type === 'lease' || message.type === 'enrol';
+  return message.type === 'lease' || message.type === 'enrol' || message.type === 'push';
 }
 
 export function isNotice(message: ControlMessage): message is ControlNotice {

@@ -41,7 +41,9 @@ test('a lease is asked for and heard once', () => {
   expect(serve((id) => ({ ...LEASE, id }))).toEqual(['lease']);
   const frames = [...answered, ...answered];
   const heard = frames.map((frame) => control.receive(frame));
-  expect(heard).toEqual([{ type: 'leased', lease: expect.objectContaining(LEASE) }, null]);
+  const { type: _, ...lease } = LEASE;
+  const receipt = { id: expect.any(Number), isPush: false, version: undefined };
+  expect(heard).toEqual([{ type: 'leased', lease, receipt }, null]);
 });
 
 test('an enrolment is answered with a name or with a refusal', () => {
@@ -58,7 +60,10 @@ test('the answer to an earlier request is late', () => {
   control.lease();
   let mtu = 1400;
   serve((id) => ({ ...LEASE, id, mtu: mtu++ }));
-  expect(hear()).toEqual([null, { type: 'leased', lease: expect.objectContaining({ mtu: 1401 }) }]);
+  expect(hear()).toMatchObject([
+    null,
+    { type: 'leased', lease: expect.objectContaining({ mtu: 1401 }) },
+  ]);
 });
 
 test('an answer of the wrong kind is no answer', () => {
@@ -89,4 +94,41 @@ test('a goodbye goes either way', () => {
   expect(serve((id) => ({ ...LEASE, id }))).toEqual(['notice']);
   server.notify({ type: 'bye' });
   expect(hear()).toEqual([{ type: 'bye' }]);
+});
+
+test('a push is heard once and answered, again when it is repeated', () => {
+  const { type: _, ...lease } = LEASE;
+  const id = server.request({ type: 'push', ...lease, version: 'v2' }, now);
+  const receipt = { id, isPush: true, version: 'v2' };
+  expect(hear()).toEqual([{ type: 'leased', lease: { ...lease, version: 'v2' }, receipt }]);
+  server.tick(now + 1_000);
+  expect(hear()).toEqual([null]);
+  control.confirm(receipt, 'v2', Array(99).fill('x'.repeat(999)));
+  const once = sent.splice(0);
+  // No longer than a server takes.
+  const bounded = new Exchange({ random, send: () => true, maxBodyBytes: 4096 });
+  const answers = once.map((frame) => bounded.receive(frame, now)).filter((heard) => heard);
+  const notApplied = [...Array(15).fill('x'.repeat(120)), 'and 84 more'];
+  const answer = { type: 'applied', id, version: 'v2', notApplied };
+  expect(answers).toEqual([{ type: 'answer', id, answer }]);
+  server.tick(now + 3_000);
+  expect(hear()).toEqual([null]);
+  expect(sent).toEqual(once);
+});
+
+test('a server may push to a client, and ask nothing else', () => {
+  server.request({ type: 'lease' }, now);
+  expect(hear()).toEqual([null]);
+  expect(server.receive(sent[0]!, now)).toMatchObject({ answer: { reason: 'unknown' } });
+});
+
+test('what became of a lease is told with the id of the request', () => {
+  control.lease();
+  serve((id) => ({ ...LEASE, id, version: 'v1' }));
+  const [heard] = hear();
+  if (heard?.type !== 'leased') throw new Error('no lease');
+  control.confirm(heard.receipt, 'v1', []);
+  expect(server.receive(sent[0]!, now)).toMatchObject({
+    ...{ type: 'answer', id: heard.receipt.id, answer: { type: 'applied', version: 'v1' } },
+  });
 });

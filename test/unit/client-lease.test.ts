@@ -1,11 +1,9 @@
 /** What a client takes from a server, and what never. */
 import { expect, test } from 'vitest';
 import { type AcceptedLease, acceptLease } from '../../client/lease.ts';
-import type { LeaseAnswer } from '../../shared/control/messages.ts';
+import type { Lease } from '../../shared/control/messages.ts';
 
-const LEASE: LeaseAnswer = {
-  type: 'leased',
-  id: 1,
+const LEASE: Lease = {
   address: '192.168.1.2',
   prefixLength: 24,
   serverAddress: '192.168.1.1',
@@ -17,8 +15,8 @@ const LEASE: LeaseAnswer = {
   full: false,
 };
 
-function accepted(change: Partial<LeaseAnswer>): AcceptedLease {
-  const result = acceptLease({ ...LEASE, ...change });
+function accepted(change: Partial<Lease>, endpoint = '203.0.113.1'): AcceptedLease {
+  const result = acceptLease({ ...LEASE, ...change }, endpoint);
   if (typeof result === 'string') throw new Error(result);
   return result;
 }
@@ -57,7 +55,7 @@ test.each([
   [{ serverAddress: '192.168.2.1' }, /server's address 192\.168\.2\.1 is not in/],
   [{ serverAddress: '1.1.1.1' }, /server's address/],
 ])('%j is refused as a whole', (change, message) => {
-  expect(acceptLease({ ...LEASE, ...change })).toMatch(message);
+  expect(acceptLease({ ...LEASE, ...change }, null)).toMatch(message);
 });
 
 test.each([
@@ -71,17 +69,24 @@ test.each([
   expect([lease.network.mtu, lease.refused.length]).toEqual([used, refusals]);
 });
 
-test('routes: at most 256, none for everything, none that is no range; nothing is applied', () => {
+test('routes: at most 256, none for everything, none that is no range', () => {
   const many = Array.from({ length: 300 }, (_, i) => `10.${i >> 8}.${i & 255}.7/24`);
   const lease = accepted({ routes: [...many] });
-  expect(lease.network.routes).toEqual([]);
-  expect(lease.notApplied).toHaveLength(256);
-  expect(lease.notApplied[0]).toBe('route 10.0.0.0/24');
+  expect(lease.network.routes).toHaveLength(256);
+  expect(lease.network.routes[0]).toBe('10.0.0.0/24');
+  expect(lease.allowedIps).toEqual(['192.168.1.0/24', ...lease.network.routes]);
   expect(lease.refused).toEqual(['44 routes beyond the first 256']);
   const bad = accepted({ routes: ['0.0.0.0/0', '::/0', 'x; rm', '10.1.0.0/16'], full: true });
-  expect(bad.notApplied).toEqual(['route 10.1.0.0/16']);
+  expect(bad.network.routes).toEqual(['10.1.0.0/16']);
   expect(bad.refused).toHaveLength(4);
   expect(bad.refused.join()).not.toContain('rm');
+});
+
+test('routes: none that the own network covers, none that would catch the server itself', () => {
+  const lease = accepted({ routes: ['192.168.1.128/25', '10.0.0.0/8', '10.0.0.0/8'] }, '10.9.9.9');
+  expect(lease.network.routes).toEqual([]);
+  expect(lease.refused[0]).toMatch(/route 10\.0\.0\.0\/8, which would catch the server's own/);
+  expect(accepted({ routes: ['10.0.0.0/8'] }, 'fe80::1%eth0').network.routes).toHaveLength(1);
 });
 
 test('name servers: literals only, at most 8', () => {

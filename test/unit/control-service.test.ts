@@ -1,19 +1,31 @@
 import { pino } from 'pino';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { keyToBase64 } from '../../keys/keypair.ts';
+import {
+  type ConfigurationSources,
+  resolveConfiguration,
+  type ServerConfiguration,
+} from '../../server/configuration.ts';
 import { ControlService } from '../../server/control-service.ts';
 import { Events } from '../../server/events.ts';
+import { Policy } from '../../server/policy.ts';
 import {
-  type ControlAnswer,
   type ControlMessage,
   frameMessage,
+  type LeaseAnswer,
+  type PushRequest,
   Reassembler,
 } from '../../shared/control/messages.ts';
 import type { PeerId } from '../../shared/dataplane.ts';
 import { Harness } from './server-harness.ts';
 import { key } from './store-suite.ts';
 
-const push = {
+const PUSH = { 'push.mtu': '1400', 'push.routes': '10.0.0.0/8' };
+const settings = (flags: ConfigurationSources['flags'], groups = {}) => ({
+  ...resolveConfiguration({ flags, environment: {}, file: null }),
+  groups: new Map(Object.entries(groups).map(([name, push]) => [name, { push: push as object }])),
+});
+const lease = {
   ...{ prefixLength: 24, serverAddress: '192.168.1.1', mtu: 1400, keepalive: 25 },
   ...{ routes: ['10.0.0.0/8'], dns: [], domains: [], full: false },
 };
@@ -21,20 +33,29 @@ const push = {
 describe('ControlService', () => {
   let h: Harness;
   let service: ControlService;
+  let policy: Policy;
   let sent: { peer: PeerId; frame: Uint8Array }[];
   let log: string;
   let left: PeerId[];
+  let configuration: ServerConfiguration;
+  let now: number;
   let events: Events;
   beforeEach(() => {
     h = new Harness();
     sent = [];
     log = '';
     left = [];
+    now = 10_000;
+    configuration = settings(PUSH);
     events = new Events(() => 0);
+    policy = new Policy({
+      configuration: () => configuration,
+      registry: () => h.registry,
+    });
     service = new ControlService({
       registry: h.registry,
-      push,
-      clock: { now: () => 10_000, wall: () => ({ seconds: h.now, nanoseconds: 0 }) },
+      policy,
+      clock: { now: () => now, wall: () => ({ seconds: h.now, nanoseconds: 0 }) },
       random: (n) => new Uint8Array(n),
       send: (peer, frame) => sent.push({ peer, frame }) > 0,
       onGoodbye: (peer) => left.push(peer),
@@ -60,7 +81,8 @@ describe('ControlService', () => {
   it('enrols with an invite and leases an address to the new key', () => {
     h.invite(50, 'laptop');
     expect(enrol(50, 1, 7)).toEqual([{ type: 'enrolled', id: 7, name: 'laptop' }]);
-    const answer: ControlAnswer = { type: 'leased', id: 8, address: '192.168.1.2', ...push };
+    const version = expect.stringMatching(/^[0-9a-f]{10}$/);
+    const answer = { type: 'leased', id: 8, address: '192.168.1.2', ...lease, version };
     expect(say(1, { type: 'lease', id: 8 })).toEqual([answer]);
     expect(h.specOf(key(1))?.allowedIps).toEqual(['192.168.1.2/32']);
     enrol(50, 2, 9);
@@ -158,5 +180,111 @@ describe('ControlService', () => {
     say(1, { type: 'lease', id: 8 });
     expect(log).toContain('laptop');
     expect(log).not.toContain(keyToBase64(key(1)));
+  });
+
+  /** Messages sent since, with the names of who they went to. */
+  const pushed = () =>
+    sent.splice(0).map(({ peer, frame }) => {
+      const result = new Reassembler().add(frame, 0);
+      if (result.type !== 'message') throw new Error(result.type);
+      return [h.registry.member(peer)?.record.name, result.message] as const;
+    });
+  const reconfigure = (flags: object, groups = {}) => {
+    configuration = settings({ ...PUSH, ...flags }, groups);
+    policy.changed();
+    service.refresh();
+    return pushed();
+  };
+
+  it('pushes a changed lease, whole, to those who had one, and to nobody else', () => {
+    for (const n of [1, 2, 3]) h.profile(n, `p${n}`);
+    const [first] = say(1, { type: 'lease', id: 1 });
+    say(2, { type: 'bye' });
+    const changed = reconfigure({ 'push.dns': '10.0.0.53' });
+    const id = expect.any(Number);
+    const version = expect.not.stringMatching((first as { version: string }).version);
+    expect(changed).toEqual([
+      ['p1', { type: 'push', id, address: '192.168.1.2', ...lease, dns: ['10.0.0.53'], version }],
+    ]);
+    service.refresh();
+    expect(sent).toEqual([]);
+  });
+
+  it('pushes again after 1, 2, 4 and 4 s until it is told that it was applied', () => {
+    h.profile(1, 'phone');
+    say(1, { type: 'lease', id: 1 });
+    const [[, push]] = reconfigure({ 'push.mtu': '1300' }) as [[string, PushRequest]];
+    now += 1_000;
+    service.tick();
+    expect(pushed()).toEqual([['phone', push]]);
+    expect(service.inUse(h.idOf(1))).toEqual({ version: null, isCurrent: false, notApplied: [] });
+    const { id, version } = push;
+    say(1, { type: 'applied', id, version: version!, notApplied: ['name server 10.0.0.1'] });
+    now += 60_000;
+    service.tick();
+    expect(sent).toEqual([]);
+    expect(service.inUse(h.idOf(1))).toEqual({
+      ...{ version, isCurrent: true, notApplied: ['name server 10.0.0.1'] },
+    });
+    expect(log).toContain('lease applied');
+  });
+
+  it('pushes a lease whose answer was not followed by a word that it was applied', () => {
+    h.profile(1, 'phone');
+    const [answer] = say(1, { type: 'lease', id: 1 }) as [LeaseAnswer];
+    now += 2_900;
+    service.tick();
+    expect(sent).toEqual([]);
+    now += 200;
+    service.tick();
+    expect(pushed()).toEqual([['phone', { ...answer, type: 'push', id: expect.any(Number) }]]);
+    say(1, { type: 'lease', id: 2 });
+    say(1, { type: 'applied', id: 2, version: answer.version!, notApplied: [] });
+    now += 60_000;
+    service.tick();
+    expect(sent).toEqual([]);
+  });
+
+  it('gives up a push that a newer one follows, and takes no word about it', () => {
+    h.profile(1, 'phone');
+    say(1, { type: 'lease', id: 1 });
+    const [[, old]] = reconfigure({ 'push.mtu': '1300' }) as [[string, PushRequest]];
+    const [[, last]] = reconfigure({ 'push.mtu': '1310' }) as [[string, PushRequest]];
+    now += 1_500;
+    service.tick();
+    expect(pushed()).toEqual([['phone', last]]);
+    say(1, { type: 'applied', id: old.id, version: old.version!, notApplied: [] });
+    expect(service.inUse(h.idOf(1))?.version).toBeNull();
+  });
+
+  it('notices a client that keeps what it had, and does not press it', () => {
+    h.profile(1, 'phone');
+    const [answer] = say(1, { type: 'lease', id: 1 }) as [LeaseAnswer];
+    const [[, push]] = reconfigure({ 'push.mtu': '1300' }) as [[string, PushRequest]];
+    say(1, { type: 'applied', id: push.id, version: answer.version!, notApplied: ['no'] });
+    now += 60_000;
+    service.tick();
+    expect(sent).toEqual([]);
+    expect(service.inUse(h.idOf(1))).toMatchObject({ isCurrent: false, notApplied: ['no'] });
+    expect(log).toContain('the peer keeps its old lease');
+  });
+
+  it('decides key by key: the peer, else its group, else all; networks behind others are routes', () => {
+    h.profile(1, 'ann');
+    h.profile(2, 'bob');
+    say(1, { type: 'lease', id: 1 });
+    say(2, { type: 'lease', id: 1 });
+    h.registry.change('ann', { networks: ['10.70.0.0/24'], group: 'staff' }, h.now);
+    const changed = reconfigure({}, { staff: { routes: ['172.16.0.0/12'], mtu: 1390 } });
+    expect(changed).toEqual([
+      ['ann', expect.objectContaining({ routes: ['172.16.0.0/12'], mtu: 1390, keepalive: 25 })],
+      ['bob', expect.objectContaining({ routes: ['10.0.0.0/8', '10.70.0.0/24'], mtu: 1400 })],
+    ]);
+  });
+
+  it('lets nobody push to the server', () => {
+    h.profile(1, 'phone');
+    const push = { type: 'push', id: 4, address: '192.168.1.9', ...lease } as const;
+    expect(say(1, push)).toEqual([{ type: 'refused', id: 4, reason: 'unknown' }]);
   });
 });

@@ -1,0 +1,87 @@
+/**
+ * The lease in force: taken from the server, checked, and reported back once the host is as it
+ * says. Changes nothing itself (network-setup.ts).
+ */
+import type { Logger } from '../shared/log.ts';
+import type { Control, ControlNews, Receipt } from './control.ts';
+import { type AcceptedLease, acceptLease } from './lease.ts';
+
+type Leased = Extract<ControlNews, { type: 'leased' }>;
+
+interface Held {
+  readonly lease: AcceptedLease;
+  readonly receipt: Receipt;
+}
+
+export interface LeaseKeeperOptions {
+  readonly control: Control;
+  readonly log: Logger;
+  /** Address of the server on the underlay; null: none is known. */
+  readonly endpoint: () => string | null;
+}
+
+export class LeaseKeeper {
+  readonly #options: LeaseKeeperOptions;
+  #held: Held | null = null;
+  /** Version that the host is set up for. */
+  #inUse: string | undefined;
+  /** What was said about the lease before. */
+  #said = '';
+
+  constructor(options: LeaseKeeperOptions) {
+    this.#options = options;
+  }
+
+  /** null: none yet. */
+  get lease(): AcceptedLease | null {
+    return this.#held?.lease ?? null;
+  }
+
+  /** Takes a lease; null, or why it is refused as a whole: the one before stays. */
+  take({ lease, receipt }: Leased): string | null {
+    const { control, endpoint } = this.#options;
+    // A push changes a lease; there is none to change.
+    if (receipt.isPush && this.#held === null) return 'it was not asked for';
+    const accepted = acceptLease(lease, endpoint());
+    if (typeof accepted === 'string') {
+      control.confirm(receipt, this.#inUse, [accepted]);
+      return accepted;
+    }
+    this.#held = { lease: accepted, receipt };
+    return null;
+  }
+
+  /**
+   * Runs `setUp` for the lease held now and tells the server how it went; without a lease it only
+   * runs it. Errors: those of `setUp`.
+   */
+  async inForce(setUp: () => Promise<void>): Promise<void> {
+    const held = this.#held;
+    try {
+      await setUp();
+    } catch (error) {
+      const message = error instanceof Error ? error.message : String(error);
+      if (held !== null) this.#options.control.confirm(held.receipt, undefined, [message]);
+      throw error;
+    }
+    if (held === null) return;
+    const { lease, receipt } = held;
+    this.#inUse = receipt.version;
+    this.#options.control.confirm(receipt, receipt.version, [
+      ...lease.refused.map((text) => `refused: ${text}`),
+      ...lease.notApplied,
+    ]);
+    this.#say(lease, receipt);
+  }
+
+  /** What of a lease is not in force, once. */
+  #say({ refused, notApplied }: AcceptedLease, { version }: Receipt): void {
+    const { log } = this.#options;
+    const news = JSON.stringify([version, refused, notApplied]);
+    if (news === this.#said) return;
+    if (this.#said !== '') log.info({ version }, 'the lease changed');
+    this.#said = news;
+    for (const text of refused) log.warn(`refused from the server: ${text}`);
+    for (const text of notApplied) log.warn(`not applied yet: ${text}`);
+  }
+}
