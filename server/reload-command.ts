@@ -1,14 +1,14 @@
 /** `vpn-server reload`. */
 import type { CommandSpec } from '../shared/program.ts';
 import { callServer, findPlace, type PlaceOptions } from './place.ts';
-import { RUN } from './place-options.ts';
+import { RUN, STATE } from './place-options.ts';
 import type { ReloadReply } from './reload.ts';
 
 export const reloadCommand: CommandSpec<PlaceOptions> = {
   usage: 'reload',
   summary: 'read the settings again and apply what changed; nobody is dropped',
   examples: ['vpn-server reload', 'vpn-server reload --json'],
-  options: [RUN],
+  options: [STATE, RUN],
   run: async ({ options, output, env }) => {
     const reply = await callServer<ReloadReply>(findPlace(options, env), 'reload', {});
     if (output.json) {
