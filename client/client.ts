@@ -32,6 +32,7 @@ import type { TunnelPlace } from './place.ts';
 import { planTunnel, type TunnelPlan } from './plan.ts';
 import { type ProfileStore, TimestampFile } from './profile-store.ts';
 import { resolveEndpoints } from './resolve.ts';
+import { Rotation } from './rotation.ts';
 import { type ClientStatus, describe } from './status.ts';
 import type { Target } from './target.ts';
 import { Underlay } from './underlay.ts';
@@ -66,6 +67,7 @@ export class Client {
   readonly #control: Control;
   readonly #engine: Engine;
   readonly #keys: OwnKeys;
+  readonly #rotation: Rotation;
   #identity: Identity;
   readonly #leases: LeaseKeeper;
   #opened: Interface | null = null;
@@ -104,7 +106,7 @@ export class Client {
       clock: host.clock,
       random: randomBytes,
       privateKey: this.#keys.keyOf(this.#identity),
-      timestamps: { floor: stamps.read(), onUsed: (stamp) => this.#keepStamp(stamps, stamp) },
+      timestamps: { floor: stamps.read(), onUsed: (stamp) => stamps.keep(stamp, options.log) },
       onEvent: (event) => this.#onEvent(event),
     });
     this.#control = new Control({
@@ -124,6 +126,15 @@ export class Client {
       control: this.#control,
       log: options.log,
       endpoint: () => this.#engine.peer(SERVER)?.endpoint?.address ?? null,
+    });
+    this.#rotation = new Rotation({
+      keys: this.#keys,
+      request: (publicKey) => this.#control.rotate(publicKey),
+      onNoted: () => this.#input({ type: 'rotating' }),
+      onDone: () => {
+        this.#identity = 'own';
+        this.#input({ type: 'rotated' });
+      },
     });
     this.stopped = new Promise((resolve) => {
       this.#settle = resolve;
@@ -196,6 +207,7 @@ export class Client {
     this.#socket = await serveLocalSocket(options.place.socketPath, {
       status: () => this.status(),
       disconnect: () => this.#disconnect(),
+      rotateKey: () => this.#rotation.start(this.#connection.state),
     });
     const journal = new Journal(options.place.journalPath, this.#host.run);
     if (journal.pending.length > 0) {
@@ -235,6 +247,7 @@ export class Client {
   #takeDown(): Promise<void> {
     this.#takingDown ??= (async () => {
       if (this.#timer !== null) clearInterval(this.#timer);
+      this.#rotation.close();
       this.#underlay.close();
       if (this.#opened !== null && this.#engine.peer(SERVER)?.connected) this.#control.goodbye();
       await this.#work;
@@ -406,6 +419,10 @@ export class Client {
     const enrolmentRefused = news.type === 'refused' && this.#identity === 'invite';
     // Trouble of the server's own may pass, and then the same key is good.
     if (enrolmentRefused && news.reason !== 'serverError') this.#keys.abandonEnrolment();
+    if (news.type === 'rotating' || news.type === 'rotationRefused') {
+      this.#rotation.hear(news);
+      return;
+    }
     if (news.type !== 'leased') {
       this.#input(news);
       return;
@@ -419,6 +436,7 @@ export class Client {
     }
     // Whoever leases to our own key knows it, even when the answer to the enrolment was lost.
     this.#keys.completeEnrolment(null);
+    this.#rotation.leased(this.#identity);
     this.#input({ type: 'leased' });
   }
 
@@ -465,15 +483,6 @@ export class Client {
     this.#since = new Date(this.#host.clock.wall().seconds * 1000).toISOString();
     for (const text of this.#plan.notApplied) this.#options.log.warn(`not applied yet: ${text}`);
     this.#options.onReady(this.status());
-  }
-
-  #keepStamp(stamps: TimestampFile, stamp: Uint8Array): void {
-    try {
-      stamps.write(stamp);
-    } catch (error) {
-      // A full disk must not end the tunnel.
-      this.#options.log.error({ err: error }, 'the handshake timestamp could not be written');
-    }
   }
 }
 

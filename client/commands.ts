@@ -4,7 +4,7 @@ import { Option } from 'commander';
 import { VpnError } from '../shared/errors.ts';
 import { type Invocation, Program, type Surroundings, wholeNumber } from '../shared/program.ts';
 import { findPlace, type PlaceOptions, placeOfTunnel } from './place.ts';
-import { disconnect, showStatus, watchStatus } from './running.ts';
+import { disconnect, rotateKey, showStatus, watchStatus } from './running.ts';
 
 const DEFAULT_TIMEOUT_S = 30;
 
@@ -72,6 +72,18 @@ export function createProgram(surroundings: Surroundings): Program {
         new Option('--report').hideHelp(),
       ],
       run: (invocation) => connect(invocation, surroundings),
+    })
+    .add<PlaceOptions>({
+      usage: 'rotate-key [tunnel]',
+      summary: 'change our own key inside a standing connection; the address stays',
+      examples: ['vpn-client rotate-key', 'vpn-client rotate-key office --json'],
+      options: placeOptions,
+      run: async ({ args, options, output, env }) => {
+        const reply = await rotateKey(findPlace(options, env), args[0]);
+        output.facts(reply, reply.publicKey);
+        output.talk('The new key is in force, the old one is deleted.');
+        return undefined;
+      },
     })
     .add<StatusOptions>({
       usage: 'status [tunnel]',

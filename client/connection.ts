@@ -10,16 +10,17 @@ import { VpnError } from '../shared/errors.ts';
 import { formatHostPort, type HostPort } from '../shared/profile.ts';
 
 export type Stage = 'resolve' | 'reach' | 'handshake' | 'enrol' | 'address' | 'check';
-export type Identity = 'invite' | 'own';
+/** `next`: the key that our own is being changed to. */
+export type Identity = 'invite' | 'own' | 'next';
 
 export interface ConnectionPlan {
   /** Where the server may be, in the order to try; empty: it has to come to us. */
   readonly endpoints: readonly HostPort[];
   /**
-   * Key to knock with. 'either': both in turns, because an enrolment was cut off and the server
-   * may know our own key already.
+   * Key to knock with. 'either': invite and own in turns, because an enrolment was cut off and the
+   * server may know our own key already; 'rotating': next and own, because a change of key was.
    */
-  readonly identity: Identity | 'either';
+  readonly identity: Identity | 'either' | 'rotating';
   /** Whether the server gives out addresses; a stock WireGuard server does not. */
   readonly lease: boolean;
   /** Milliseconds until the first connection must stand. */
@@ -56,6 +57,10 @@ export type Input =
   | { readonly type: 'dismissed'; readonly reason: DismissalReason }
   /** The host's way to the server is another one, or gone; `text` says how. */
   | { readonly type: 'way'; readonly way: 'changed' | 'gone'; readonly text: string }
+  /** The server has noted the next key: it is to shake hands. */
+  | { readonly type: 'rotating' }
+  /** The next key is our own now. */
+  | { readonly type: 'rotated' }
   | { readonly type: 'tick' };
 
 export type Action =
@@ -132,6 +137,10 @@ export class Connection {
   #tried = 0;
   #failedLookUps = 0;
   #identity: Identity;
+  /** Tried in turns with our own key until one is answered. */
+  #beside: Identity;
+  /** The server noted the next key before the connection stood. */
+  #rotateWhenReady = false;
   /** Which identity the server takes is known. */
   #identitySettled: boolean;
   #attempts = 0;
@@ -148,8 +157,11 @@ export class Connection {
   constructor(plan: ConnectionPlan, random: () => number = Math.random) {
     this.#plan = plan;
     this.#random = random;
-    this.#identity = plan.identity === 'own' ? 'own' : 'invite';
-    this.#identitySettled = plan.identity !== 'either';
+    const inTurns = { either: 'invite', rotating: 'next' } as const;
+    const several = plan.identity === 'either' || plan.identity === 'rotating';
+    this.#identity = several ? inTurns[plan.identity] : plan.identity;
+    this.#beside = this.#identity;
+    this.#identitySettled = !several;
   }
 
   get state(): ConnectionState {
@@ -202,6 +214,7 @@ export class Connection {
         break;
       case 'checked':
         this.#ready(input.text);
+        if (this.#rotateWhenReady) this.#rotate(now);
         break;
       case 'bye':
         if (this.#wasReady) this.#lose('the server has gone; waiting for it to come back');
@@ -212,6 +225,12 @@ export class Connection {
         break;
       case 'way':
         this.#moved(input, now);
+        break;
+      case 'rotating':
+        this.#rotate(now);
+        break;
+      case 'rotated':
+        this.#identity = 'own';
         break;
       case 'tick':
         this.#tick(now);
@@ -340,6 +359,16 @@ export class Connection {
     this.#aim(now);
   }
 
+  #rotate(now: number): void {
+    this.#rotateWhenReady = !this.#wasReady;
+    if (!this.#wasReady) return;
+    this.#identity = 'next';
+    this.#beside = 'next';
+    this.#identitySettled = false;
+    this.#nextIdentityAt = Number.POSITIVE_INFINITY;
+    this.#aim(now);
+  }
+
   #setUp(): void {
     if (!this.#wasReady) this.#phase = 'setUp';
     this.#act({ type: 'apply' });
@@ -372,9 +401,9 @@ export class Connection {
     }
     if (now >= this.#resolveAt) this.#resolve();
     if (now >= this.#knockAt) this.#aim(now);
-    if (this.#phase !== 'handshake' && !this.#lost) return;
+    if (this.#phase !== 'handshake' && !this.#lost && this.#identitySettled) return;
     if (now >= this.#nextIdentityAt) {
-      this.#identity = this.#identity === 'own' ? 'invite' : 'own';
+      this.#identity = this.#identity === 'own' ? this.#beside : 'own';
       this.#nextIdentityAt = now + IDENTITY_DWELL_MS;
       this.#aim(now);
     } else if (now >= this.#nextAddressAt) {

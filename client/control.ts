@@ -31,6 +31,9 @@ export type ControlNews =
   | { readonly type: 'leased'; readonly lease: Lease; readonly receipt: Receipt }
   | { readonly type: 'refused'; readonly reason: RefusalReason }
   | { readonly type: 'dismissed'; readonly reason: DismissalReason }
+  /** The new key was noted, or will not be. */
+  | { readonly type: 'rotating' }
+  | { readonly type: 'rotationRefused'; readonly reason: RefusalReason }
   | { readonly type: 'bye' };
 
 export interface ControlOptions {
@@ -46,6 +49,9 @@ export class Control {
   /** The request that matters now; answers to earlier ones are late. */
   #open: { readonly id: number; readonly type: 'enrol' | 'lease' } | null = null;
 
+  /** Id of the request that asks for another key; null: none. */
+  #rotation: number | null = null;
+
   constructor(options: ControlOptions) {
     this.#options = options;
     this.#exchange = this.#newExchange();
@@ -55,6 +61,7 @@ export class Control {
   reset(): void {
     this.#exchange = this.#newExchange();
     this.#open = null;
+    this.#rotation = null;
   }
 
   /** Asks the server to admit `publicKey` (base64) in place of the invite's key. */
@@ -66,6 +73,12 @@ export class Control {
   lease(): void {
     const id = this.#exchange.request({ type: 'lease' }, this.#options.clock.now());
     this.#open = { id, type: 'lease' };
+  }
+
+  /** Asks the server to note `publicKey` (base64) as the key that follows ours. */
+  rotate(publicKey: string): void {
+    const now = this.#options.clock.now();
+    this.#rotation = this.#exchange.request({ type: 'rotate', publicKey }, now);
   }
 
   /**
@@ -123,6 +136,12 @@ export class Control {
   }
 
   #answered({ id, answer }: Extract<Incoming, { type: 'answer' }>): ControlNews | null {
+    if (id === this.#rotation) {
+      this.#rotation = null;
+      if (answer.type === 'rotating') return { type: 'rotating' };
+      const reason = answer.type === 'refused' ? answer.reason : 'unknown';
+      return { type: 'rotationRefused', reason };
+    }
     if (id !== this.#open?.id) return null;
     const asked = this.#open.type;
     this.#open = null;
@@ -133,6 +152,7 @@ export class Control {
         return asked === 'lease' ? leased(answer) : null;
       case 'refused':
         return { type: 'refused', reason: answer.reason };
+      case 'rotating':
       case 'applied':
         return null;
       default:

@@ -13,6 +13,8 @@ export class OwnKeys {
   readonly #store: ProfileStore;
   #membership: Membership | null;
   #ownKey: PrivateKey | null;
+  /** Takes our own key's place once it has shaken hands; null: no change is under way. */
+  #nextKey: PrivateKey | null = null;
 
   /** Errors: those of reading our own key. */
   constructor(target: Target, store: ProfileStore) {
@@ -24,12 +26,14 @@ export class OwnKeys {
     } else {
       this.#membership = target.type === 'member' ? target.membership : target.begun;
       this.#ownKey = this.#membership && store.ownKey(this.#membership);
+      this.#nextKey = this.#membership && store.nextKey(this.#membership);
     }
   }
 
   /** The identity to begin with. */
   get first(): Identity {
-    return this.#target.type === 'invite' ? 'invite' : 'own';
+    if (this.#target.type === 'invite') return 'invite';
+    return this.isRotating ? 'next' : 'own';
   }
 
   /** Name the server gave us; null when we have not heard it. */
@@ -41,6 +45,7 @@ export class OwnKeys {
     if (identity === 'invite' && this.#target.type === 'invite') {
       return this.#target.invite.privateKey;
     }
+    if (identity === 'next' && this.#nextKey !== null) return this.#nextKey;
     if (this.#ownKey === null) throw new VpnError('INTERNAL', 'there is no own key yet');
     return this.#ownKey;
   }
@@ -66,6 +71,38 @@ export class OwnKeys {
     this.#store.abandon(this.#membership);
     this.#membership = null;
     this.#ownKey = null;
+  }
+
+  /** A change of key is under way. */
+  get isRotating(): boolean {
+    return this.#nextKey !== null;
+  }
+
+  /**
+   * Makes the key that is to follow, or finds the one made before; it is on disk before the server
+   * hears of it. Errors: USAGE for the key of a profile file, STATE_UNUSABLE.
+   */
+  beginRotation(): PrivateKey {
+    if (this.#membership === null || !this.#membership.enrolled) {
+      throw new VpnError('USAGE', 'the key of a profile file is changed by who gave it out', {
+        hint: 'Ask the operator of the server for another profile.',
+      });
+    }
+    if (this.#nextKey === null) {
+      this.#membership = this.#store.beginRotation(this.#membership);
+      this.#nextKey = this.#store.nextKey(this.#membership);
+    }
+    return this.#nextKey!;
+  }
+
+  /** The next key is our own from now on; the old one is deleted. Returns it. */
+  completeRotation(): PrivateKey {
+    if (this.#membership !== null && this.#nextKey !== null) {
+      this.#membership = this.#store.completeRotation(this.#membership);
+      this.#ownKey = this.#nextKey;
+      this.#nextKey = null;
+    }
+    return this.keyOf('own');
   }
 
   /** Folder of what is remembered of this server. */

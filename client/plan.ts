@@ -34,8 +34,9 @@ export function planTunnel(target: Target): TunnelPlan {
     case 'file':
       return planProfile(target.profile);
     case 'member': {
-      const { serverPublicKey, endpoints } = target.membership;
-      return { ...LEASED, serverPublicKey, endpoints, identity: 'own' };
+      const { serverPublicKey, endpoints, nextKeyFile } = target.membership;
+      const identity = nextKeyFile === null ? 'own' : 'rotating';
+      return { ...LEASED, serverPublicKey, endpoints, identity };
     }
     case 'invite': {
       const { invite, endpoints, begun } = target;

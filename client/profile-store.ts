@@ -24,6 +24,7 @@ import {
 import { fromHex, toHex } from '../shared/bytes.ts';
 import type { Invite } from '../shared/control/invite.ts';
 import { VpnError } from '../shared/errors.ts';
+import type { Logger } from '../shared/log.ts';
 import { formatHostPort, type HostPort, parseHostPort } from '../shared/profile.ts';
 
 const TIMESTAMP_BYTES = 12;
@@ -43,6 +44,8 @@ export interface Membership {
   /** Public half of the invite's throw-away key: recognises the invite. */
   readonly inviteKey: PublicKey;
   readonly keyFile: string;
+  /** Of the key that takes its place once it has shaken hands; null: none. */
+  readonly nextKeyFile: string | null;
 }
 
 const hostPort = z.string().transform((text, context) => {
@@ -62,6 +65,7 @@ const schema = z.object({
   name: z.string().nullable(),
   inviteKey: publicKey,
   keyFile: z.string().regex(KEY_FILE),
+  nextKeyFile: z.string().regex(KEY_FILE).nullable().default(null),
 });
 
 export class ProfileStore {
@@ -118,6 +122,7 @@ export class ProfileStore {
       name: null,
       inviteKey: publicKeyOf(invite.privateKey),
       keyFile: first ? FIRST_KEY_FILE : `client-${suffix}.key`,
+      nextKeyFile: null,
     };
     makeFolder(directory);
     writeKeyFile(join(directory, membership.keyFile), key);
@@ -134,10 +139,33 @@ export class ProfileStore {
     const completed = { ...membership, enrolled: true, name };
     write(directory, 'profile.json', completed);
     rmSync(join(directory, 'enrolment.json'), { force: true });
-    for (const file of readdirSync(directory)) {
-      if (KEY_FILE.test(file) && file !== keyFile) rmSync(join(directory, file));
-    }
+    removeOtherKeys(directory, keyFile);
     return completed;
+  }
+
+  /** Makes the key that is to follow and writes it down. */
+  beginRotation(membership: Membership): Membership {
+    const key = generatePrivateKey();
+    const nextKeyFile = `client-${toHex(publicKeyOf(key)).slice(0, 8)}.key`;
+    writeKeyFile(join(membership.directory, nextKeyFile), key);
+    const rotating = { ...membership, nextKeyFile };
+    write(membership.directory, 'profile.json', rotating);
+    return rotating;
+  }
+
+  /** The key that was to follow has shaken hands. */
+  completeRotation(membership: Membership): Membership {
+    const { directory, nextKeyFile } = membership;
+    if (nextKeyFile === null) return membership;
+    const rotated = { ...membership, keyFile: nextKeyFile, nextKeyFile: null };
+    write(directory, 'profile.json', rotated);
+    removeOtherKeys(directory, nextKeyFile);
+    return rotated;
+  }
+
+  /** null: no change of key is under way. Errors: those of readKeyFile. */
+  nextKey({ directory, nextKeyFile }: Membership): PrivateKey | null {
+    return nextKeyFile === null ? null : readKeyFile(join(directory, nextKeyFile));
   }
 
   /** The server refused the enrolment: its key is of no use. */
@@ -186,6 +214,15 @@ export class TimestampFile {
     }
   }
 
+  /** As write(), but a full disk must not end the tunnel: it is only logged. */
+  keep(stamp: Uint8Array, log: Logger): void {
+    try {
+      this.write(stamp);
+    } catch (error) {
+      log.error({ err: error }, 'the handshake timestamp could not be written');
+    }
+  }
+
   write(stamp: Uint8Array): void {
     makeFolder(this.#directory);
     writeState(join(this.#directory, 'timestamp'), `${toHex(stamp)}\n`);
@@ -216,8 +253,14 @@ function read(directory: string, file: 'profile.json' | 'enrolment.json'): Membe
   return { ...rest, directory, enrolled: file === 'profile.json' };
 }
 
+function removeOtherKeys(directory: string, keyFile: string): void {
+  for (const file of readdirSync(directory)) {
+    if (KEY_FILE.test(file) && file !== keyFile) rmSync(join(directory, file));
+  }
+}
+
 function write(directory: string, file: string, membership: Membership): void {
-  const { endpoints, serverPublicKey, name, inviteKey, keyFile } = membership;
+  const { endpoints, serverPublicKey, name, inviteKey, keyFile, nextKeyFile } = membership;
   const value = {
     version: 1,
     endpoints: endpoints.map(formatHostPort),
@@ -225,6 +268,7 @@ function write(directory: string, file: string, membership: Membership): void {
     name,
     inviteKey: keyToBase64(inviteKey),
     keyFile,
+    ...(nextKeyFile === null ? {} : { nextKeyFile }),
   };
   writeState(join(directory, file), `${JSON.stringify(value, null, 2)}\n`);
 }

@@ -6,10 +6,13 @@ import { ExitCode, VpnError } from '../shared/errors.ts';
 import type { Output } from '../shared/program.ts';
 import { callLocalSocket } from '../shared/system/local-socket.ts';
 import { type Place, placeOfTunnel, tunnelsWithSocket } from './place.ts';
+import type { RotationReply } from './rotation.ts';
 import type { ClientStatus } from './status.ts';
 
 /** Undoing what was done to the host takes a moment. */
 const DISCONNECT_TIMEOUT_MS = 15_000;
+/** The client itself gives up earlier. */
+const ROTATION_TIMEOUT_MS = 30_000;
 const WATCH_INTERVAL_MS = 1_000;
 
 /** `name` undefined: every client that answers. Errors: NOT_RUNNING when there is none. */
@@ -81,10 +84,27 @@ export async function disconnect(
   );
 }
 
-async function call(place: Place, tunnel: string, method: string): Promise<unknown> {
+/** Changes the own key of one client. Errors: NOT_RUNNING, USAGE, REQUEST_FAILED. */
+export async function rotateKey(place: Place, name: string | undefined): Promise<RotationReply> {
+  const tunnels =
+    name === undefined ? (await readStatus(place, name)).map((s) => s.tunnel) : [name];
+  if (tunnels.length > 1) {
+    throw new VpnError('USAGE', `several tunnels are up: ${tunnels.join(', ')}`, {
+      hint: 'Say which: `vpn-client rotate-key NAME`.',
+    });
+  }
+  return (await call(place, tunnels[0]!, 'rotateKey', ROTATION_TIMEOUT_MS)) as RotationReply;
+}
+
+async function call(
+  place: Place,
+  tunnel: string,
+  method: string,
+  timeoutMs = DISCONNECT_TIMEOUT_MS,
+): Promise<unknown> {
   try {
     const { socketPath } = placeOfTunnel(place, tunnel);
-    return await callLocalSocket(socketPath, method, {}, { timeoutMs: DISCONNECT_TIMEOUT_MS });
+    return await callLocalSocket(socketPath, method, {}, { timeoutMs });
   } catch (error) {
     if (!(error instanceof VpnError) || error.code !== 'NOT_RUNNING') throw error;
     throw nobody(place, tunnel, error);

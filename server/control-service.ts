@@ -183,6 +183,8 @@ export class ControlService {
           return this.#lease(peer, channel, request.id);
         case 'enrol':
           return this.#enrol(peer, request.id, request.publicKey);
+        case 'rotate':
+          return this.#rotate(peer, request.id, request.publicKey);
         case 'push':
           // Only servers push.
           return refusal(request.id, 'unknown');
@@ -214,6 +216,16 @@ export class ControlService {
     channel.sent = { version: lease.version, id };
     channel.pushAt = clock.now() + CONFIRM_WITHIN;
     return { type: 'leased', id, ...lease };
+  }
+
+  #rotate(peer: PeerId, id: number, publicKey: string): ControlAnswer {
+    const { registry, log, events } = this.#options;
+    const outcome = registry.rotate(peer, keyFromBase64<PublicKey>(publicKey)!);
+    if (outcome === 'noted') return { type: 'rotating', id };
+    const name = registry.member(peer)?.record.name ?? null;
+    log.warn({ peer: name, reason: outcome }, 'new key refused');
+    events.add({ type: 'requestRefused', peer: name, reason: outcome });
+    return refusal(id, outcome);
   }
 
   #enrol(peer: PeerId, id: number, publicKey: string): ControlAnswer {

@@ -419,6 +419,7 @@ class Server {
         this.#control.receive(event.peer, event.bytes);
         break;
       case 'established':
+        this.#tryStore(() => this.#confirm(event.peer));
         this.#presence.established(event.peer, event.endpoint);
         break;
       case 'roamed':
@@ -446,6 +447,14 @@ class Server {
       default:
         event satisfies never;
     }
+  }
+
+  /** A new key has shaken hands: it takes the place of its peer's old one. */
+  #confirm(id: PeerId): void {
+    const peer = this.#registry.confirm(id, clock.wall().seconds);
+    if (peer === null) return;
+    this.#options.log.info({ peer }, 'key replaced');
+    this.#events.add({ type: 'keyReplaced', peer });
   }
 
   #nameOf(peer: PeerId): string | undefined {

@@ -68,6 +68,9 @@ const lease = {
   /** Names the lease as a whole; the client says with it which one it uses. */
   version: text(64).optional(),
 };
+/** Names the key that is to take the place of the sender's own (base64), once it shakes hands. */
+const rotateRequest = z.object({ type: z.literal('rotate'), id, publicKey });
+
 const leaseAnswer = z.object({ type: z.literal('leased'), id, ...lease });
 /** From the server: the lease is another one now, this whole one. */
 const pushRequest = z.object({ type: z.literal('push'), id, ...lease });
@@ -82,6 +85,8 @@ const appliedAnswer = z.object({
   /** What it did not take, sentences. */
   notApplied: z.array(text(200)).max(32),
 });
+/** The key is noted: it may shake hands. */
+const rotateAnswer = z.object({ type: z.literal('rotating'), id });
 const enrolAnswer = z.object({ type: z.literal('enrolled'), id, name: text(64) });
 const refusal = z.object({
   type: z.literal('refused'),
@@ -104,6 +109,7 @@ const dismissedNotice = z.object({
 export type ControlRequest =
   | z.infer<typeof leaseRequest>
   | z.infer<typeof enrolRequest>
+  | z.infer<typeof rotateRequest>
   | z.infer<typeof pushRequest>;
 export type PushRequest = z.infer<typeof pushRequest>;
 export type AppliedAnswer = z.infer<typeof appliedAnswer>;
@@ -112,7 +118,12 @@ export type EnrolAnswer = z.infer<typeof enrolAnswer>;
 export type Refusal = z.infer<typeof refusal>;
 /** The contents of a lease, however it is sent. */
 export type Lease = Omit<LeaseAnswer, 'type' | 'id'>;
-export type ControlAnswer = LeaseAnswer | EnrolAnswer | AppliedAnswer | Refusal;
+export type ControlAnswer =
+  | LeaseAnswer
+  | EnrolAnswer
+  | AppliedAnswer
+  | z.infer<typeof rotateAnswer>
+  | Refusal;
 export type ControlNotice = z.infer<typeof byeNotice> | z.infer<typeof dismissedNotice>;
 export type ControlMessage = ControlRequest | ControlAnswer | ControlNotice;
 
@@ -122,10 +133,12 @@ export type Unnumbered<M> = M extends { id: number } ? Omit<M, 'id'> : never;
 const SCHEMAS = new Map<string, z.ZodType<ControlMessage>>([
   ['lease', leaseRequest],
   ['enrol', enrolRequest],
+  ['rotate', rotateRequest],
   ['push', pushRequest],
   ['leased', leaseAnswer],
   ['applied', appliedAnswer],
   ['enrolled', enrolAnswer],
+  ['rotating', rotateAnswer],
   ['refused', refusal],
   ['bye', byeNotice],
   ['dismissed', dismissedNotice],
@@ -134,7 +147,7 @@ const SCHEMAS = new Map<string, z.ZodType<ControlMessage>>([
 const envelope = z.object({ type: z.string().max(64) });
 
 export function isRequest(message: ControlMessage): message is ControlRequest {
-  return message.type === 'lease' || message.type === 'enrol' || message.type === 'push';
+  return ['lease', 'enrol', 'rotate', 'push'].includes(message.type);
 }
 
 export function isNotice(message: ControlMessage): message is ControlNotice {

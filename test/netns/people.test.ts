@@ -94,6 +94,20 @@ test('events tell who came, moved, was refused and left; a backup brings a revok
     const { peers } = await server.json<{ peers: { endpoint: string }[] }>('peers');
     expect(peers[0]?.endpoint).toMatch(/^10\.77\.1\.22:/);
 
+    // Another key under traffic: the address stays, hardly a packet is lost.
+    const former = (await server.peer('a')).publicKey;
+    const ping = net.start('a', 'ping', ['-n', '-i', '0.05', '192.168.1.1']);
+    await ping.says(/icmp_seq=5 /);
+    const rotated = await a.command('rotate-key');
+    expect(rotated.code, rotated.stdout + rotated.stderr).toBe(0);
+    await ping.says(/icmp_seq=60 /, 10_000);
+    ping.signal('SIGINT');
+    expect((await ping.end()).stdout.match(/bytes from/g)!.length).toBeGreaterThan(45);
+    const { publicKey, address } = await server.peer('a');
+    expect(publicKey).not.toBe(former);
+    expect([JSON.parse(rotated.stdout).publicKey, address]).toEqual([publicKey, '192.168.1.2']);
+    await events.says(/"keyReplaced","peer":"a"/);
+
     const file = join(net.directory, 'all.backup');
     await ok(server, 'backup', file);
     await ok(server, 'set', 'a', '--group', 'staff');
