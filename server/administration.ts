@@ -14,9 +14,10 @@ import { formatInvite } from '../shared/control/invite.ts';
 import { VpnError } from '../shared/errors.ts';
 import { formatHostPort, formatProfile } from '../shared/profile.ts';
 import type { ServerConfiguration } from './configuration.ts';
-import { withPort } from './configuration-values.ts';
+import { endpoint, withPort } from './configuration-values.ts';
 import { timeText } from './expiry.ts';
-import { formatNetwork } from './ipv4.ts';
+import { Policy } from './policy.ts';
+import { type PrintedProfile, type ProfileSources, printedProfile } from './printed-profile.ts';
 import type { Registry } from './registry.ts';
 import type { PeerRecord, PeerSettings, Store } from './store/store.ts';
 
@@ -24,10 +25,7 @@ export interface AdministrationOptions {
   readonly registry: Registry;
   readonly store: Store;
   readonly publicKey: PublicKey;
-  readonly configuration: Pick<
-    ServerConfiguration,
-    'endpoints' | 'listen' | 'network' | 'network6' | 'push' | 'mtu'
-  >;
+  readonly configuration: ServerConfiguration;
   /** Unix seconds. */
   readonly now: () => number;
   /** Address of the host as others see it; null when it cannot be told. */
@@ -139,8 +137,11 @@ export class Administration {
       request.address,
     );
     const address = record.address!;
-    const profile = this.#profileText(privateKey, record, endpoints[0]!);
+    const printed = printedProfile(record, this.#profileSources());
+    const profile = this.#profileText(privateKey, printed, endpoints[0]!);
     wipe(privateKey);
+    const named = request.endpoints.length > 0 ? { ...printed, endpoint: null } : printed;
+    this.#options.registry.keepProfile(name, JSON.stringify(named), this.#now());
     return { name, profile, publicKey: keyToBase64(publicKey), endpoints, address, notes };
   }
 
@@ -191,7 +192,8 @@ export class Administration {
       const endpoints = given.map((text) => {
         const parts = withPort(text, listen.port);
         if (parts !== null) return formatHostPort(parts);
-        throw new VpnError('CONFIG_INVALID', `the endpoint "${text}" is not HOST:PORT`);
+        const problem = endpoint.safeParse(text).error?.issues[0]?.message;
+        throw new VpnError('CONFIG_INVALID', `the endpoint "${text}" ${problem}`);
       });
       return { endpoints, notes: [] };
     }
@@ -204,30 +206,30 @@ export class Administration {
     return { endpoints: [found], notes: [note] };
   }
 
-  #profileText(privateKey: PrivateKey, record: PeerRecord, endpoint: string): string {
-    const { network, network6, push, listen } = this.#options.configuration;
-    const own = [formatNetwork(network), ...(network6 === null ? [] : [network6])];
-    const allowedIps = push.full ? ['0.0.0.0/0', '::/0'] : [...own, ...push.routes];
-    const address6 = this.#options.registry.address6Of(record);
-    const length6 = network6?.split('/')[1];
+  #profileText(privateKey: PrivateKey, printed: PrintedProfile, where: string): string {
+    const { listen } = this.#options.configuration;
+    const { addresses, dns, domains, mtu, allowedIps, keepalive } = printed;
     return formatProfile({
       privateKey,
-      addresses: [
-        `${record.address}/${network.prefixLength}`,
-        ...(address6 === null ? [] : [`${address6}/${length6}`]),
-      ],
-      dns: push.dns,
-      domains: push.domains,
-      mtu: push.mtu,
+      addresses,
+      dns,
+      domains,
+      mtu,
       peers: [
         {
           publicKey: this.#options.publicKey,
-          endpoint: withPort(endpoint, listen.port)!,
+          endpoint: withPort(where, listen.port)!,
           allowedIps,
-          persistentKeepalive: push.keepalive,
+          persistentKeepalive: keepalive,
         },
       ],
     });
+  }
+
+  #profileSources(): ProfileSources {
+    const { configuration, registry } = this.#options;
+    const policy = new Policy({ configuration: () => configuration, registry: () => registry });
+    return { configuration, registry, policy };
   }
 
   #factsOf(record: PeerRecord): PeerFacts {

@@ -2,7 +2,7 @@
 import { keyToBase64 } from '../keys/keypair.ts';
 import type { InviteReply } from './administration.ts';
 import { formatIpv4, formatNetwork } from './ipv4.ts';
-import { type ServerOptions, startServer } from './server.ts';
+import { type RunningServer, type ServerOptions, startServer } from './server.ts';
 
 /** Exit codes of shells for a program that a signal ended. */
 const SIGNAL_EXIT = { SIGINT: 130, SIGTERM: 143 } as const;
@@ -20,7 +20,23 @@ export interface ForegroundOptions extends ServerOptions {
 
 /** Runs until a signal or `stop`; resolves with the exit code. Throws VpnError as startServer(). */
 export async function runServer(options: ForegroundOptions): Promise<number> {
-  const server = await startServer(options);
+  let server: RunningServer | null = null;
+  // While it starts there is nothing to read again.
+  const onHangUp = (): void => {
+    server?.reload().catch((error: unknown) => {
+      options.log.error({ err: error }, 'the settings stay as they are');
+    });
+  };
+  process.on('SIGHUP', onHangUp);
+  try {
+    server = await startServer(options);
+    return await untilStopped(server, options);
+  } finally {
+    process.off('SIGHUP', onHangUp);
+  }
+}
+
+async function untilStopped(server: RunningServer, options: ForegroundOptions): Promise<number> {
   const { network, address } = options.configuration;
   let signal: StopSignal | null = null;
   const onSignal = (name: StopSignal): void => {
@@ -31,12 +47,6 @@ export async function runServer(options: ForegroundOptions): Promise<number> {
   };
   process.on('SIGINT', onSignal);
   process.on('SIGTERM', onSignal);
-  const onHangUp = (): void => {
-    server.reload().catch((error: unknown) => {
-      options.log.error({ err: error }, 'the settings stay as they are');
-    });
-  };
-  process.on('SIGHUP', onHangUp);
   const { device, port } = server.opened;
   await options.onReady({
     firstInvite: server.firstInvite,
@@ -51,7 +61,6 @@ export async function runServer(options: ForegroundOptions): Promise<number> {
   const reason = await server.stopped;
   process.off('SIGINT', onSignal);
   process.off('SIGTERM', onSignal);
-  process.off('SIGHUP', onHangUp);
   if (reason !== null) throw reason;
   return signal === null ? 0 : SIGNAL_EXIT[signal];
 }

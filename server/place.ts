@@ -6,11 +6,15 @@ import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { VpnError } from '../shared/errors.ts';
 import type { Environment } from '../shared/program.ts';
+import { seemsLocked } from '../shared/system/instance-lock.ts';
 import { callLocalSocket } from '../shared/system/local-socket.ts';
 import type { Administration } from './administration.ts';
 import type { ServerConfiguration, SettingName } from './configuration.ts';
 import type { ServerState } from './state.ts';
 
+/** A server has its state locked before it answers; commands wait this long for it. */
+const START_PATIENCE_MS = 3_000;
+const START_POLL_MS = 50;
 const DEFAULT_CONFIG = '/etc/culvert/server.yaml';
 const DEFAULT_STATE = '/var/lib/culvert';
 const DEFAULT_RUN = '/run/culvert';
@@ -76,9 +80,22 @@ export async function savedFlags(
   }
 }
 
-/** Calls the running server. Throws VpnError NOT_RUNNING and whatever the method throws. */
+/**
+ * Calls the running server; one that is just starting is waited for. Throws VpnError NOT_RUNNING
+ * and whatever the method throws.
+ */
 export async function callServer<T>(place: Place, method: string, params: unknown): Promise<T> {
-  return (await callLocalSocket(place.socketPath, method, params)) as T;
+  const patience = Date.now() + START_PATIENCE_MS;
+  for (;;) {
+    try {
+      return (await callLocalSocket(place.socketPath, method, params)) as T;
+    } catch (error) {
+      const absent = error instanceof VpnError && error.code === 'NOT_RUNNING';
+      const hope = Date.now() < patience && seemsLocked(place.stateDirectory, 'server');
+      if (!absent || !hope) throw error;
+    }
+    await new Promise((resolve) => setTimeout(resolve, START_POLL_MS));
+  }
 }
 
 /**

@@ -195,6 +195,13 @@ export class Registry {
     return record;
   }
 
+  /** Keeps what the profile printed for the peer `name` says. */
+  keepProfile(name: string, profile: string, now: number): void {
+    const peer = this.#requirePeer(name);
+    this.#store.setProfile(peer.record.publicKey, profile);
+    this.#update(peer, { ...peer.record, profile }, now);
+  }
+
   /** Turns the invite `id` into a peer with `key`. */
   enrol(id: PeerId, key: PublicKey, now: number): EnrolResult {
     const invite = this.#members.withId(id);

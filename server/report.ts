@@ -46,7 +46,7 @@ export function statusText(status: StatusReply): string {
     ['dropped', dropsText(status.drops)],
   ];
   const rows = [
-    ['NAME', 'ADDRESS', 'FROM', 'LAST HANDSHAKE', 'RECEIVED', 'SENT', 'DROPPED'],
+    ['NAME', 'ADDRESS', 'FROM', 'LAST HANDSHAKE', 'RECEIVED', 'SENT', 'DROPPED', 'SETTINGS'],
     ...peers.map((p) => [
       p.name,
       p.address ?? '-',
@@ -55,9 +55,22 @@ export function statusText(status: StatusReply): string {
       bytesText(p.bytesReceived),
       bytesText(p.bytesSent),
       dropsText(p.drops),
+      settingsText(p),
     ]),
   ];
   return `${table(facts)}\n\n${peers.length === 0 ? 'no peers yet' : table(rows)}`;
+}
+
+/** Whether a peer has what the server gives it now. */
+function settingsText({ lease, profileOutdated }: StatusReply['peers'][number]): string {
+  if (lease !== null) {
+    const state = lease.version === null ? 'not confirmed' : lease.isCurrent ? 'current' : 'old';
+    const without = lease.notApplied.length;
+    return without === 0 ? state : `${state}, ${without} not applied`;
+  }
+  if (profileOutdated === null) return '-';
+  if (profileOutdated.length === 0) return 'profile';
+  return `profile, outdated: ${profileOutdated.join(', ')}`;
 }
 
 function natText(nat: StatusReply['nat']): string {

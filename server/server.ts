@@ -35,6 +35,7 @@ import { RefusalLog } from './refusal-log.ts';
 import type { Registry } from './registry.ts';
 import { LiveSettings, type LiveSettingsOptions, type ReloadReply } from './reload.ts';
 import { localMethods } from './rpc.ts';
+import { settingNotes } from './setting-notes.ts';
 import { StampReserve } from './stamp-reserve.ts';
 import { createRegistry, openState, registryPolicy, type ServerState } from './state.ts';
 import { readStatus } from './status.ts';
@@ -272,7 +273,7 @@ class Server {
 
   #admitAll(): void {
     const problems = this.#registry.load(clock.wall().seconds);
-    for (const problem of problems) this.#options.log.warn(problem);
+    for (const note of [...problems, ...this.#settingNotes()]) this.#options.log.warn(note);
     this.#reconnects = this.#registry.recentlyActive();
   }
 
@@ -312,7 +313,16 @@ class Server {
     }
     await this.#host?.change(next);
     this.#peersChanged();
-    return notes;
+    return [...notes, ...this.#settingNotes()];
+  }
+
+  #settingNotes(): string[] {
+    return settingNotes({
+      configuration: this.#settings.current,
+      registry: this.#registry,
+      policy: this.#policy,
+      invited: this.#administration.peers().invites.map(({ name }) => name),
+    });
   }
 
   /** For `wg show` and the exporters that read like it; the store stays the truth. */
@@ -470,6 +480,8 @@ class Server {
       registry: this.#registry,
       opened: this.#opened,
       nat: this.#host?.nat ?? null,
+      control: this.#control,
+      policy: this.#policy,
       configuration: this.#settings.current,
       startedAt: this.#startedAt,
     });

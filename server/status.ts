@@ -4,10 +4,13 @@ import type { DropReason, Interface } from '../shared/dataplane.ts';
 import type { Engine, PeerStatus } from '../shared/session/engine.ts';
 import { serverAddress6 } from './addresses.ts';
 import type { ServerConfiguration } from './configuration.ts';
+import type { ControlService, LeaseInUse } from './control-service.ts';
 import { timeText } from './expiry.ts';
 import { formatIpv4, formatNetwork } from './ipv4.ts';
 import { endpointText } from './member.ts';
 import type { NatStatus } from './nat.ts';
+import type { Policy } from './policy.ts';
+import { outdatedParts } from './printed-profile.ts';
 import type { Registry } from './registry.ts';
 
 type Drops = Readonly<Record<DropReason, number>>;
@@ -25,6 +28,10 @@ export interface PeerStatusReply {
   readonly packetsReceived: number;
   readonly packetsSent: number;
   readonly drops: Drops;
+  /** What our client uses of what it was given; null: it has not asked in this session. */
+  readonly lease: LeaseInUse | null;
+  /** What is no longer right in the profile printed for it; null: none was printed. */
+  readonly profileOutdated: readonly string[] | null;
 }
 
 export interface StatusReply {
@@ -57,6 +64,8 @@ export interface StatusSources {
   readonly opened: Interface;
   readonly configuration: ServerConfiguration;
   readonly nat: NatStatus | null;
+  readonly control: Pick<ControlService, 'inUse'>;
+  readonly policy: Policy;
   /** Milliseconds of the monotonic clock. */
   readonly startedAt: number;
 }
@@ -84,7 +93,10 @@ export function readStatus(sources: StatusSources): StatusReply {
     drops: device.drops,
     peers: [...registry.peers()].flatMap(({ id, record }) => {
       const status = statuses.get(id);
-      return status === undefined ? [] : [peerReply(record, status)];
+      if (status === undefined) return [];
+      const profileOutdated = record.profile === null ? null : outdatedParts(record, sources);
+      const lease = sources.control.inUse(id);
+      return [{ ...peerReply(record, status), lease, profileOutdated }];
     }),
   };
 }
@@ -92,7 +104,7 @@ export function readStatus(sources: StatusSources): StatusReply {
 function peerReply(
   record: { readonly name: string; readonly address: string | null },
   status: PeerStatus,
-): PeerStatusReply {
+): Omit<PeerStatusReply, 'lease' | 'profileOutdated'> {
   const { endpoint, lastHandshake, connected, bytesReceived, bytesSent } = status;
   return {
     name: record.name,

@@ -17,6 +17,7 @@ export interface PeerRow {
   readonly suspended: number;
   readonly peer_group: string | null;
   readonly next_key: Buffer | null;
+  readonly profile: string | null;
 }
 
 export interface InviteRow {
@@ -36,7 +37,7 @@ export interface ReservationRow {
 }
 
 export const SELECT_PEER = `SELECT public_key, name, preshared_key, origin, peer.created AS created,
-  last_seen, endpoint, address, address6, networks, expires, suspended, peer_group, next_key
+  last_seen, endpoint, address, address6, networks, expires, suspended, peer_group, next_key, profile
   FROM peer LEFT JOIN lease ON lease.peer = peer.id`;
 export const SELECT_INVITE = `SELECT public_key, name, address, invite.created AS created, expires,
   used_by FROM invite LEFT JOIN lease ON lease.invite = invite.public_key`;
@@ -62,6 +63,7 @@ export function peerOf(row: PeerRow): PeerRecord {
     suspended: row.suspended === 1,
     group: row.peer_group,
     nextKey: row.next_key && bytesOf<PublicKey>(row.next_key),
+    profile: row.profile,
   };
 }
 

@@ -68,4 +68,7 @@ export const MIGRATIONS: readonly string[] = [
      networks TEXT NOT NULL DEFAULT '[]',
      created INTEGER NOT NULL
    ) STRICT, WITHOUT ROWID;`,
+
+  `-- What the printed profile of a stock peer says, as JSON; null: unknown.
+   ALTER TABLE peer ADD COLUMN profile TEXT;`,
 ];

@@ -182,6 +182,10 @@ export class SqliteStore implements Store {
     });
   }
 
+  setProfile(key: PublicKey, profile: string): void {
+    this.#transaction(() => this.#updatePeer('profile', profile, key));
+  }
+
   setNextKey(key: PublicKey, next: PublicKey): void {
     this.#transaction(() => {
       this.#requireFreeKey(next);

@@ -37,6 +37,8 @@ export interface PeerRecord extends PeerSettings {
   readonly endpoint: string | null;
   /** Takes the place of publicKey once it has shaken hands; null: no rotation is under way. */
   readonly nextKey: PublicKey | null;
+  /** What the profile printed for it says, as printed-profile.ts writes it; null: unknown. */
+  readonly profile: string | null;
 }
 
 export type NewPeer = Pick<
@@ -107,6 +109,8 @@ export interface Store {
   renamePeer(key: PublicKey, name: string): void;
   /** Changes what is named in `change`. Throws VpnError ADDRESS_TAKEN. */
   changePeer(key: PublicKey, change: Partial<PeerSettings>, now: number): void;
+  /** Keeps what the profile printed for the peer says. */
+  setProfile(key: PublicKey, profile: string): void;
   /** Notes the key that is to follow, in place of one noted before. Throws VpnError KEY_TAKEN. */
   setNextKey(key: PublicKey, next: PublicKey): void;
   /** The noted key takes over; the old one counts as revoked. */

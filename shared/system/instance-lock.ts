@@ -53,8 +53,23 @@ export function acquireInstanceLock(directory: string, program: string): Instanc
   let open = true;
   return {
     release: () => {
-      if (open) closeSync(fd);
+      if (!open) return;
       open = false;
+      ftruncateSync(fd);
+      closeSync(fd);
     },
   };
+}
+
+/**
+ * Whether a living process wrote its name into the lock: a hint for those who wait for it, because
+ * the number may have passed to another process since. Taking the lock is the only proof.
+ */
+export function seemsLocked(directory: string, program: string): boolean {
+  try {
+    const owner = /^pid (\d+)$/m.exec(readFileSync(join(directory, `${program}.lock`), 'utf8'));
+    return owner !== null && process.kill(Number(owner[1]), 0);
+  } catch (error) {
+    return error instanceof Error && 'code' in error && error.code === 'EPERM';
+  }
 }

@@ -35,6 +35,12 @@ interface Reload {
   readonly notes: readonly string[];
 }
 
+interface Settings {
+  readonly name: string;
+  readonly lease: { readonly isCurrent: boolean; readonly notApplied: readonly string[] } | null;
+  readonly profileOutdated: readonly string[] | null;
+}
+
 test('a reload reaches connected clients at once and cuts no stream', async () => {
   await inNet(['server', 'a', 'b', 'c', 'd'], async (net) => {
     layStar(net, ['a', 'b', 'c', 'd']);
@@ -80,6 +86,22 @@ test('a reload reaches connected clients at once and cuts no stream', async () =
     ]);
     await eventually('a follows', PROMPT_MS, shows(a, '10.30.0.0/16', 1380));
     await eventually('b follows', PROMPT_MS, shows(b, '10.30.0.0/16', '10.40.0.0/16', 1380));
+
+    // Both have said so; the stock peer cannot, but its profile is known to be old.
+    await eventually('status has their word', PROMPT_MS, async () => {
+      const { peers } = await server.json<{ peers: readonly Settings[] }>('status');
+      return ['a', 'b'].every((name) => {
+        const lease = peers.find((peer) => peer.name === name)?.lease;
+        return lease?.isCurrent && lease.notApplied.join().includes('10.30.0.53');
+      });
+    });
+    expect(reload.notes).toEqual([
+      'the profile printed for c is out of date: AllowedIPs, DNS, MTU, PersistentKeepalive; change it there',
+    ]);
+    const status = await server.json<{ peers: readonly Settings[] }>('status');
+    expect(status.peers.find(({ name }) => name === 'c')).toMatchObject({
+      ...{ lease: null, profileOutdated: ['AllowedIPs', 'DNS', 'MTU', 'PersistentKeepalive'] },
+    });
 
     // A bad file changes nothing.
     writeFileSync(file, 'push: { routs: [10.99.0.0/16] }\n');

@@ -101,6 +101,11 @@ describe('Administration', () => {
     expect(h.store.invites().map((i) => i.name)).toEqual(['a', 'b', 'c']);
   });
 
+  it('says how an IPv6 endpoint is written', async () => {
+    const call = make().invite(ask('a', { endpoints: ['::1:6000'] }));
+    await expect(call).rejects.toThrow('brackets around an IPv6 address: [::1]:6000');
+  });
+
   it('replaces an open invite and says so', async () => {
     await make().invite(ask('a'));
     const { notes } = await make().invite(ask('a'));

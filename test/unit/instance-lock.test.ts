@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, it } from 'vitest';
-import { acquireInstanceLock } from '../../shared/system/instance-lock.ts';
+import { acquireInstanceLock, seemsLocked } from '../../shared/system/instance-lock.ts';
 import { codeOf } from './store-suite.ts';
 
 const root = mkdtempSync(join(tmpdir(), `culvert-lock-${process.pid}-`));
@@ -18,6 +18,17 @@ it('is held by one at a time, and free again when released', () => {
   lock.release();
   lock.release();
   acquireInstanceLock(directory, 'server').release();
+});
+
+it('seems held as long as its holder lives and has not released it', () => {
+  const directory = join(root, 'seems');
+  expect(seemsLocked(directory, 'server')).toBe(false);
+  const lock = acquireInstanceLock(directory, 'server');
+  expect(seemsLocked(directory, 'server')).toBe(true);
+  lock.release();
+  expect(seemsLocked(directory, 'server')).toBe(false);
+  writeFileSync(join(directory, 'server.lock'), 'pid 4194999\n');
+  expect(seemsLocked(directory, 'server')).toBe(false);
 });
 
 it('of another program in the same directory is another lock', () => {

@@ -71,7 +71,17 @@ describe('commands of administration', () => {
     expect(reply.address).toBe('192.168.1.2');
   });
 
-  it('leave a server alone that runs but does not answer here', async () => {
+  it('wait for a server that is starting', async () => {
+    const state = openState(place.stateDirectory);
+    const reply = administer<unknown>(place, call(false), () => 'offline');
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    const socket = await serveLocalSocket(place.socketPath, { profile: (params) => params });
+    expect(await reply).toEqual(request);
+    await socket.close();
+    state.close();
+  });
+
+  it('leave a server alone that runs but does not answer here', { timeout: 20_000 }, async () => {
     const state = openState(place.stateDirectory);
     const result = administer(place, call(true), (a) => a.peers());
     expect(await fault(result)).toBe('ALREADY_RUNNING');

@@ -30,7 +30,7 @@ function invite(byte: number, name: string, address: string | null = null) {
 /** What nobody has said about a peer yet. */
 const fresh = {
   ...{ lastSeen: null, endpoint: null, address6: null, networks: [], expires: null },
-  ...{ suspended: false, group: null, nextKey: null },
+  ...{ suspended: false, group: null, nextKey: null, profile: null },
 };
 
 /** `open` opens the same store again after `close`. */
