@@ -35,6 +35,12 @@ interface Reload {
   readonly notes: readonly string[];
 }
 
+interface Shown {
+  readonly name: string;
+  readonly origin: string;
+  readonly where: string | null;
+}
+
 interface Settings {
   readonly name: string;
   readonly lease: { readonly isCurrent: boolean; readonly notApplied: readonly string[] } | null;
@@ -117,6 +123,30 @@ test('a reload reaches connected clients at once and cuts no stream', async () =
     const again = await server.json<Reload>('reload');
     expect(again).toMatchObject({ changed: [], atNextStart: ['workers'] });
     await stream.end(15_000);
+
+    // Settings of the server itself, too: relaying, where it is reached, an address by command.
+    expect(await net.reaches('a', '192.168.1.3')).toBe(true);
+    const own = 'clientToClient: off\nendpoint: vpn.example\nlog: warn\n';
+    writeFileSync(file, `${AFTER}\n${own}`.replaceAll('10.30', '10.31'));
+    const last = await server.json<Reload>('reload');
+    expect(last.changed).toEqual(['endpoint', 'clientToClient', 'maxClients', 'log']);
+    expect(await net.reaches('a', '192.168.1.3')).toBe(false);
+    expect(await net.reaches('a', '192.168.1.1')).toBe(true);
+    const invite = await server.json<{ endpoints: readonly string[] }>('invite', 'e');
+    expect(invite.endpoints).toEqual(['vpn.example:6000']);
+    await server.json('set', 'a', '--address', '192.168.1.60');
+    await eventually('a moves', PROMPT_MS, () => a.device()?.address === '192.168.1.60');
+    const shown = await server.json<{ running: boolean; settings: readonly Shown[] }>(
+      'config',
+      'show',
+    );
+    expect(shown.running).toBe(true);
+    expect(shown.settings.find(({ name }) => name === 'listen')).toMatchObject({
+      where: '--listen',
+    });
+    expect(shown.settings.find(({ name }) => name === 'endpoint')).toMatchObject({
+      origin: 'file',
+    });
 
     // Who comes later has it from the start.
     const d = new Client(net, 'd');
