@@ -10,7 +10,6 @@ import type { Logger } from '../shared/log.ts';
 import { randomBytes } from '../shared/noise/crypto.ts';
 import { Engine, type EngineEvent, TICK_MS } from '../shared/session/engine.ts';
 import { acquireInstanceLock, type InstanceLock } from '../shared/system/instance-lock.ts';
-import { Journal } from '../shared/system/journal.ts';
 import { type LocalSocket, serveLocalSocket } from '../shared/system/local-socket.ts';
 import { offerWireguardSocket, type WireguardSocket } from '../shared/uapi/socket.ts';
 import {
@@ -23,9 +22,10 @@ import {
 } from './connection.ts';
 import { Control, type ControlNews } from './control.ts';
 import { type ClientHost, defaultDevice } from './host.ts';
-import { DEFAULT_MTU, type Network } from './lease.ts';
+import { HostSide } from './host-side.ts';
+import { DEFAULT_MTU, innerAddresses, type Network } from './lease.ts';
 import { LeaseKeeper } from './lease-keeper.ts';
-import { NetworkSetup } from './network-setup.ts';
+import type { Traffic } from './network-setup.ts';
 import { OtherPeers } from './other-peers.ts';
 import { OwnKeys } from './own-keys.ts';
 import type { TunnelPlace } from './place.ts';
@@ -49,6 +49,7 @@ export interface ClientOptions {
   /** null: as the profile says, else chosen by the kernel. */
   readonly localPort: number | null;
   readonly timeoutMs: number;
+  readonly traffic: Traffic;
   readonly carrier: Pick<OpenOptions, 'workers' | 'aead' | 'offloads'>;
   readonly log: Logger;
   readonly onStage: (stage: Stage, text: string) => void;
@@ -71,7 +72,7 @@ export class Client {
   #identity: Identity;
   readonly #leases: LeaseKeeper;
   #opened: Interface | null = null;
-  #setup: NetworkSetup | null = null;
+  #hostSide: HostSide | null = null;
   #others: OtherPeers | null = null;
   readonly #underlay: Underlay;
   #wireguardSocket: WireguardSocket | null = null;
@@ -89,7 +90,7 @@ export class Client {
   #stopping = false;
   #settle: (reason: VpnError | null) => void = () => {};
 
-  /** Errors: FULL_TUNNEL_UNSUPPORTED and those of reading our own key. */
+  /** Errors: those of reading our own key. */
   constructor(options: ClientOptions, host: ClientHost) {
     const { target, store } = options;
     this.#options = options;
@@ -117,15 +118,16 @@ export class Client {
     this.#underlay = new Underlay({
       run: host.run,
       device: () => this.#opened?.device ?? null,
-      server: () => this.#engine.peer(SERVER)?.endpoint?.address ?? null,
-      mark: this.#plan.fwmark,
+      server: () => this.#outer[0] ?? null,
+      mark: () => this.#hostSide?.mark ?? 0,
       onWay: (way, text) => this.#input({ type: 'way', way, text }),
       onDisturbed: () => this.#later(() => this.#restore()),
     });
     this.#leases = new LeaseKeeper({
       control: this.#control,
       log: options.log,
-      endpoint: () => this.#engine.peer(SERVER)?.endpoint?.address ?? null,
+      endpoint: () => this.#outer[0] ?? null,
+      full: options.traffic.full !== 'no',
     });
     this.#rotation = new Rotation({
       keys: this.#keys,
@@ -187,12 +189,26 @@ export class Client {
       serverPublicKey: this.#plan.serverPublicKey,
       since: this.#since,
       notApplied: this.#leases.lease?.notApplied ?? this.#plan.notApplied,
+      netns: this.#options.traffic.netns,
+      protection: this.#hostSide?.protection ?? null,
+      clashes: this.#hostSide?.clashes ?? [],
       deviceDrops: this.#engine.device().drops,
     });
   }
 
   get state(): ConnectionState {
     return this.#connection.state;
+  }
+
+  /** Everything goes through the tunnel. */
+  get #full(): boolean {
+    return this.#options.traffic.full === 'yes' || this.#leases.lease?.full === true;
+  }
+
+  /** Outer addresses of the server, as far as they are known. */
+  get #outer(): string[] {
+    const endpoint = this.#engine.peer(SERVER)?.endpoint;
+    return endpoint ? [endpoint.address] : [];
   }
 
   /** How the host's network is to look now; null while the lease is missing. */
@@ -209,22 +225,25 @@ export class Client {
       disconnect: () => this.#disconnect(),
       rotateKey: () => this.#rotation.start(this.#connection.state),
     });
-    const journal = new Journal(options.place.journalPath, this.#host.run);
-    if (journal.pending.length > 0) {
-      options.log.warn({ changes: journal.pending }, 'undoing what a client before left behind');
-      this.#report(await journal.undoAll());
-    }
+    const device = options.device ?? defaultDevice(this.#keys.folder);
+    const { log, traffic } = options;
+    const { journalPath } = options.place;
+    const { run, lookUp } = this.#host;
+    const mark = plan.fwmark;
+    const hostSide = new HostSide({ device, journalPath, traffic, mark, run, lookUp, log });
+    this.#hostSide = hostSide;
+    await hostSide.prepare(traffic.full !== 'no' || (plan.network?.defaults ?? []).length > 0);
     this.#opened = this.#engine.open({
-      device: options.device ?? defaultDevice(this.#keys.folder),
+      device,
       mtu: plan.network?.mtu ?? DEFAULT_MTU,
       listen: { port: options.localPort ?? plan.listenPort },
-      fwmark: plan.fwmark,
+      fwmark: hostSide.mark,
       // Whatever a peer sends is for this host; forwarding is the kernel's business.
       clientToClient: 'kernel',
       addresses: innerAddresses(plan.network),
       ...options.carrier,
     });
-    this.#setup = new NetworkSetup(this.#opened.device, journal, this.#host.run);
+    await hostSide.opened(this.#opened.port);
     this.#others = new OtherPeers({
       peers: plan.others,
       firstId: SERVER + 1,
@@ -237,9 +256,9 @@ export class Client {
       engine: this.#engine,
       privateKey: () => this.#keys.keyOf(this.#identity),
       listenPort: () => this.#opened?.port ?? 0,
-      fwmark: plan.fwmark,
+      fwmark: hostSide.mark,
       changedBy: 'vpn-client connect',
-      log: options.log,
+      log,
     });
   }
 
@@ -251,7 +270,7 @@ export class Client {
       this.#underlay.close();
       if (this.#opened !== null && this.#engine.peer(SERVER)?.connected) this.#control.goodbye();
       await this.#work;
-      this.#report((await this.#setup?.undo()) ?? []);
+      await this.#hostSide?.undo();
       this.#engine.close();
       await this.#wireguardSocket?.close();
     })();
@@ -271,17 +290,12 @@ export class Client {
     return { device };
   }
 
-  #report(failures: readonly { readonly what: string; readonly error: unknown }[]): void {
-    for (const { what, error } of failures) {
-      this.#options.log.error({ err: error }, `could not undo: ${what}`);
-    }
-  }
-
   #tick(): void {
     this.#underlay.tick(this.#host.clock.now(), this.#host.monotonic());
     this.#engine.tick();
     if (this.#control.tick()) this.#input({ type: 'unanswered' });
     this.#input({ type: 'tick' });
+    this.#hostSide?.follow(this.#connection.state);
   }
 
   #input(input: Input): void {
@@ -347,7 +361,8 @@ export class Client {
   }
 
   #resolve(endpoints: TunnelPlan['endpoints']) {
-    return resolveEndpoints(endpoints, this.#plan.fwmark, this.#host.lookUp, this.#host.run);
+    const { mark, lookUp } = this.#hostSide ?? { mark: 0, lookUp: this.#host.lookUp };
+    return resolveEndpoints(endpoints, mark, lookUp, this.#host.run);
   }
 
   #become(identity: Identity): void {
@@ -360,12 +375,13 @@ export class Client {
   /** `endpoint` absent: it stays as it is. */
   #setServerPeer(endpoint?: { readonly address: string; readonly port: number }): void {
     const { serverPublicKey, presharedKey, allowedIps, keepalive } = this.#plan;
+    const ranges = this.#leases.lease?.allowedIps ?? allowedIps;
     const wantedKeepalive = this.#leases.lease?.keepalive ?? keepalive;
     this.#engine.setPeer(SERVER, {
       publicKey: serverPublicKey,
       ...(presharedKey ? { presharedKey } : {}),
       ...(endpoint ? { endpoint } : {}),
-      allowedIps: this.#leases.lease?.allowedIps ?? allowedIps,
+      allowedIps: this.#hostSide?.allowedIps(ranges, this.#full) ?? ranges,
       // Not before there is a key: a keepalive without one would start a handshake of its own,
       // and connect() a second one within the time in which the server refuses it.
       persistentKeepalive: this.#since === null && endpoint ? 0 : wantedKeepalive,
@@ -404,6 +420,8 @@ export class Client {
         log.info({ offload: event.offload, errno: event.errno }, 'offload given up');
         break;
       case 'fault':
+        // Also what becomes of a device whose namespace we have just removed.
+        if (this.#takingDown !== null) break;
         void this.stop(
           new VpnError('DEVICE_LOST', `the ${event.where} failed (errno ${event.errno})`),
         );
@@ -455,26 +473,24 @@ export class Client {
 
   async #apply(): Promise<void> {
     const network = this.#network;
-    const setup = this.#setup;
-    if (network === null || setup === null) return;
+    if (network === null) return;
     await this.#leases.inForce(async () => {
       this.#setServerPeer();
       this.#engine.configure({ mtu: network.mtu, addresses: innerAddresses(network) });
-      await setup.apply(network);
+      await this.#hostSide?.apply({ network, full: this.#full, endpoints: this.#outer });
     });
     this.#input({ type: 'applied', text: network.addresses.join(', ') || 'none' });
   }
 
   /** Puts back what somebody took from our own device. */
   async #restore(): Promise<void> {
-    if (this.#since !== null && this.#network !== null) await this.#setup?.restore(this.#network);
+    if (this.#since !== null) await this.#hostSide?.networkChanged(this.#outer);
   }
 
   async #check(): Promise<void> {
     const network = this.#network;
-    if (network === null || this.#setup === null) return;
-    const endpoint = this.#engine.peer(SERVER)?.endpoint?.address ?? null;
-    await this.#setup.check(network, endpoint, this.#plan.fwmark);
+    if (network === null) return;
+    await this.#hostSide?.check(network, this.#outer[0] ?? null);
     const whom = network.serverAddress ?? 'the network';
     this.#input({ type: 'checked', text: `${whom} through ${this.#opened?.device}` });
   }
@@ -484,10 +500,6 @@ export class Client {
     for (const text of this.#plan.notApplied) this.#options.log.warn(`not applied yet: ${text}`);
     this.#options.onReady(this.status());
   }
-}
-
-function innerAddresses(network: Network | null): string[] {
-  return (network?.addresses ?? []).map((cidr) => cidr.split('/')[0]!);
 }
 
 function asVpnError(error: unknown): VpnError {

@@ -3,6 +3,8 @@ import { readFileSync, statSync } from 'node:fs';
 import { Option } from 'commander';
 import { VpnError } from '../shared/errors.ts';
 import { type Invocation, Program, type Surroundings, wholeNumber } from '../shared/program.ts';
+import { namespaceName } from './namespace.ts';
+import type { Traffic } from './network-setup.ts';
 import { findPlace, type PlaceOptions, placeOfTunnel } from './place.ts';
 import { disconnect, rotateKey, showStatus, watchStatus } from './running.ts';
 
@@ -15,6 +17,13 @@ interface ConnectOptions extends PlaceOptions {
   readonly localPort?: number;
   readonly timeout?: number;
   readonly log?: string;
+  readonly full?: boolean;
+  readonly acceptFull?: boolean;
+  /** False with --no-lan. */
+  readonly lan: boolean;
+  readonly protect?: boolean;
+  readonly lockdown?: boolean;
+  readonly netns?: string;
   readonly daemon?: boolean;
   /** Set by the daemon's parent: progress goes to standard output. */
   readonly report?: boolean;
@@ -24,6 +33,14 @@ interface StatusOptions extends PlaceOptions {
   readonly watch?: boolean;
 }
 
+interface CleanupOptions extends PlaceOptions {
+  readonly lockdown?: boolean;
+}
+
+interface ExecOptions extends PlaceOptions {
+  readonly netns?: string;
+}
+
 interface DisconnectOptions extends PlaceOptions {
   readonly all?: boolean;
 }
@@ -31,6 +48,17 @@ interface DisconnectOptions extends PlaceOptions {
 const placeOptions = [
   new Option('--state <dir>', 'where servers and keys are remembered (/var/lib/culvert)'),
   new Option('--run <dir>', 'where the control socket is (/run/culvert)'),
+];
+
+const trafficOptions = [
+  new Option('--full', 'send everything through the tunnel'),
+  new Option('--accept-full', 'do so when the server wishes it'),
+  new Option('--no-lan', 'keep away from local networks, too, with --full or --protect'),
+  new Option('--protect', 'let nothing leave this host but through the tunnel'),
+  new Option('--lockdown', 'as --protect, and stay so when the client ends (see unlock)'),
+  new Option('--netns <name>', 'put the tunnel into a network namespace (see exec)')
+    .conflicts(['full', 'acceptFull', 'protect', 'lockdown'])
+    .argParser(namespaceName),
 ];
 
 export function createProgram(surroundings: Surroundings): Program {
@@ -68,6 +96,7 @@ export function createProgram(surroundings: Surroundings): Program {
           `time for the first connection (${DEFAULT_TIMEOUT_S})`,
         ).argParser(wholeNumber(1, 86_400)),
         new Option('--log <level>', 'debug, info, warn or error (info)'),
+        ...trafficOptions,
         new Option('--daemon', 'return when connected, and go on in the background'),
         new Option('--report').hideHelp(),
       ],
@@ -93,6 +122,40 @@ export function createProgram(surroundings: Surroundings): Program {
       run: ({ args, options, output, env }) => {
         const show = options.watch === true ? watchStatus : showStatus;
         return show(findPlace(options, env), args[0], output);
+      },
+    })
+    .add<CleanupOptions>({
+      usage: 'cleanup',
+      summary: 'undo what clients that were killed left on this host',
+      examples: ['vpn-client cleanup', 'vpn-client cleanup --lockdown'],
+      options: [...placeOptions, new Option('--lockdown', 'end a lockdown, too')],
+      run: async ({ options, output, env }) => {
+        const { cleanUp } = await import('./cleanup.ts');
+        return cleanUp(findPlace(options, env), options.lockdown === true, output);
+      },
+    })
+    .add<object>({
+      usage: 'unlock',
+      summary: 'end a lockdown: this host may send again without a tunnel',
+      examples: ['vpn-client unlock', 'vpn-client unlock --json'],
+      run: async ({ output }) => {
+        const { endLockdown } = await import('./cleanup.ts');
+        return endLockdown(output);
+      },
+    })
+    .add<ExecOptions>({
+      usage: 'exec <command...>',
+      summary: 'run a program in the namespace of a tunnel (connect --netns)',
+      examples: ['vpn-client exec firefox', 'vpn-client exec --netns office curl example.org'],
+      options: [
+        ...placeOptions,
+        new Option('--netns <name>', 'which one, when several run').argParser(namespaceName),
+      ],
+      passThrough: true,
+      run: async ({ args, options, env }) => {
+        const { execInNamespace } = await import('./namespace.ts');
+        const command = args.flat().filter((arg) => arg !== undefined);
+        return execInNamespace(findPlace(options, env), options.netns, command, env);
       },
     })
     .add<DisconnectOptions>({
@@ -152,6 +215,7 @@ async function connect(
       device,
       localPort: options.localPort ?? null,
       timeoutMs: (options.timeout ?? DEFAULT_TIMEOUT_S) * 1000,
+      traffic: trafficOf(options),
       carrier,
       log,
       report: options.report === true,
@@ -159,6 +223,17 @@ async function connect(
     },
     output,
   );
+}
+
+function trafficOf(options: ConnectOptions): Traffic {
+  const lockdown = options.lockdown === true;
+  return {
+    full: options.full === true ? 'yes' : options.acceptFull === true ? 'ifPushed' : 'no',
+    lan: options.lan,
+    protect: options.protect === true || lockdown,
+    lockdown,
+    netns: options.netns ?? null,
+  };
 }
 
 /** The text of an invite; undefined without a file. */

@@ -18,6 +18,8 @@ export interface LeaseKeeperOptions {
   readonly log: Logger;
   /** Address of the server on the underlay; null: none is known. */
   readonly endpoint: () => string | null;
+  /** The user lets the server have all traffic. */
+  readonly full: boolean;
 }
 
 export class LeaseKeeper {
@@ -39,10 +41,10 @@ export class LeaseKeeper {
 
   /** Takes a lease; null, or why it is refused as a whole: the one before stays. */
   take({ lease, receipt }: Leased): string | null {
-    const { control, endpoint } = this.#options;
+    const { control, endpoint, full } = this.#options;
     // A push changes a lease; there is none to change.
     if (receipt.isPush && this.#held === null) return 'it was not asked for';
-    const accepted = acceptLease(lease, endpoint());
+    const accepted = acceptLease(lease, endpoint(), full);
     if (typeof accepted === 'string') {
       control.confirm(receipt, this.#inUse, [accepted]);
       return accepted;

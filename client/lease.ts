@@ -33,6 +33,13 @@ export interface Network {
   readonly table?: number;
   /** An address that must be reached through the tunnel; null: none is known. */
   readonly serverAddress: string | null;
+  /** Families whose default route a profile sends through the tunnel. */
+  readonly defaults?: readonly (4 | 6)[];
+}
+
+/** Own addresses without the length of their network. */
+export function innerAddresses(network: Network | null): string[] {
+  return (network?.addresses ?? []).map((cidr) => cidr.split('/')[0]!);
 }
 
 export interface AcceptedLease {
@@ -41,6 +48,8 @@ export interface AcceptedLease {
   readonly allowedIps: readonly string[];
   /** Seconds, 0: off. */
   readonly keepalive: number;
+  /** The server wishes all traffic, and may have it. */
+  readonly full: boolean;
   /** What the server sent and we do not take, one sentence each. */
   readonly refused: readonly string[];
   /** What we would take and cannot apply yet. */
@@ -49,9 +58,14 @@ export interface AcceptedLease {
 
 /**
  * Checks a lease; a string says why it cannot be used at all. `endpoint`: address of the server
- * on the underlay, which no route may lead into the tunnel.
+ * on the underlay, which no route may lead into the tunnel. `full`: the user lets the server have
+ * all traffic.
  */
-export function acceptLease(answer: Lease, endpoint: string | null): AcceptedLease | string {
+export function acceptLease(
+  answer: Lease,
+  endpoint: string | null,
+  full = false,
+): AcceptedLease | string {
   const refused: string[] = [];
   const main = tunnelAddress(answer.address, answer.prefixLength, answer.serverAddress);
   if (typeof main === 'string') return main;
@@ -62,6 +76,9 @@ export function acceptLease(answer: Lease, endpoint: string | null): AcceptedLea
     else ranges.push(second);
   }
   const routes = acceptRoutes(answer, endpoint, refused);
+  if (answer.full && !full) {
+    refused.push('the wish that all traffic goes through the tunnel (take it with --full)');
+  }
   const covered = (route: Cidr) => ranges.some((range) => contains(range, route));
   return {
     network: {
@@ -72,6 +89,7 @@ export function acceptLease(answer: Lease, endpoint: string | null): AcceptedLea
     },
     allowedIps: [...new Set([...ranges, ...routes].map(networkText))],
     keepalive: answer.keepalive,
+    full: full && answer.full,
     refused,
     notApplied: acceptDns(answer, refused),
   };
@@ -111,7 +129,6 @@ function acceptRoutes(answer: Lease, endpoint: string | null, refused: string[])
       refused.push(`the route ${networkText(range)}, which would catch the server's own address`);
     } else accepted.push(range);
   }
-  if (answer.full) refused.push('the wish that all traffic goes through the tunnel');
   return accepted;
 }
 

@@ -1,10 +1,12 @@
 /**
- * Brings the host's network to what a tunnel needs, and back: MTU, addresses, routes. Every
- * change goes through the undo journal; a later wish applies only the difference.
+ * Brings the host's network to what a tunnel needs, and back: MTU, addresses, routes, rules, a
+ * namespace. Every change goes through the undo journal; a later wish, or another local network,
+ * applies only the difference.
  */
-
+import { existsSync } from 'node:fs';
+import { cidrText, networkText, parseCidr } from '../shared/cidr.ts';
 import { VpnError } from '../shared/errors.ts';
-import type { Journal, UndoFailure } from '../shared/system/journal.ts';
+import type { HostChange, Journal, UndoFailure } from '../shared/system/journal.ts';
 import {
   addAddressArgs,
   addRouteArgs,
@@ -13,67 +15,165 @@ import {
   removeRouteArgs,
   routeTo,
 } from '../shared/system/link.ts';
+import { deleteTableArgs } from '../shared/system/nft.ts';
 import { commandFailure, type Run, run } from '../shared/system/run.ts';
+import {
+  chooseNumbers,
+  type Family,
+  fullTunnelChanges,
+  type RoutingNumbers,
+} from './full-tunnel.ts';
+import {
+  checksSourcesStrictly,
+  type HostView,
+  readHostView,
+  readTakenNumbers,
+} from './host-view.ts';
+import { findOverlap, type Overlap, overlapChanges } from './lan.ts';
 import type { Network } from './lease.ts';
+import { guardScript } from './protection-rules.ts';
 
-interface Change {
-  readonly what: string;
-  readonly apply: readonly string[];
-  readonly undo: readonly string[];
+/** How this host's traffic is to go, as the user asked. */
+export interface Traffic {
+  /** Everything through the tunnel: asked for here, when the server wishes it, or not. */
+  readonly full: 'yes' | 'ifPushed' | 'no';
+  /** Local networks stay reachable. */
+  readonly lan: boolean;
+  readonly protect: boolean;
+  /** The protection outlives the client. */
+  readonly lockdown: boolean;
+  /** Namespace that the tunnel is in; null: this one. */
+  readonly netns: string | null;
 }
 
+export interface SetupOptions {
+  readonly device: string;
+  readonly journal: Journal;
+  readonly traffic: Traffic;
+  /** The profile's fwmark; 0: none. */
+  readonly mark: number;
+  /** UDP port of our datagrams; null: not open yet. */
+  readonly port: () => number | null;
+  readonly run?: Run;
+}
+
+/** The wish of a moment. */
+export interface Wish {
+  readonly network: Network;
+  /** Everything goes through the tunnel, whatever the network's own ranges are. */
+  readonly full: boolean;
+  /** Underlay addresses of servers. */
+  readonly endpoints: readonly string[];
+}
+
+const NOTHING: Overlap = { ranges: [], kept: [], clashes: [] };
+
 export class NetworkSetup {
-  readonly #device: string;
-  readonly #journal: Journal;
-  readonly #run: Run;
+  readonly #options: SetupOptions;
+  /** Commands here, and where the tunnel is. */
+  readonly #outside: Run;
+  readonly #inside: Run;
   /** Journal ids of what is applied, by what it is. */
   readonly #applied = new Map<string, number>();
+  #numbers: RoutingNumbers | null = null;
+  #overlap: Overlap = NOTHING;
   #mtu = 0;
 
-  constructor(device: string, journal: Journal, runner: Run = run) {
-    this.#device = device;
-    this.#journal = journal;
-    this.#run = runner;
+  constructor(options: SetupOptions) {
+    const { traffic, run: runner = run } = options;
+    this.#options = options;
+    this.#outside = runner;
+    this.#inside = inNamespace(traffic.netns, runner);
+  }
+
+  /** What the user has to know of clashes with local networks, one sentence each. */
+  get clashes(): readonly string[] {
+    return this.#overlap.clashes;
+  }
+
+  /** Mark, tables and priorities of this client; chosen once. Errors: COMMAND_FAILED. */
+  async numbers(): Promise<RoutingNumbers> {
+    this.#numbers ??= chooseNumbers(
+      await readTakenNumbers(this.#outside),
+      seedOf(this.#options.device),
+      this.#options.mark,
+    );
+    return this.#numbers;
+  }
+
+  /** Moves the device to its namespace, which is made when there is none of that name. */
+  async place(): Promise<void> {
+    const { device, journal, traffic } = this.#options;
+    const { netns } = traffic;
+    if (netns === null) return;
+    if (!existsSync(`/run/netns/${netns}`)) {
+      await journal.apply(namespaceItself(netns));
+      await this.#inside('ip', ['link', 'set', 'dev', 'lo', 'up']);
+    }
+    await this.#outside('ip', ['link', 'set', 'dev', device, 'netns', netns]);
   }
 
   /**
-   * Makes the host look like `network`. Errors: COMMAND_FAILED; what was done until then stays
-   * in the journal and is undone by undo().
+   * Makes the host look like `wish`. Errors: COMMAND_FAILED; what was done until then stays in
+   * the journal and is undone by undo().
    */
-  async apply(network: Network): Promise<void> {
-    if (network.mtu !== this.#mtu) {
+  async apply(wish: Wish): Promise<void> {
+    const { device, journal } = this.#options;
+    const { mtu } = wish.network;
+    if (mtu !== this.#mtu) {
       // The device is ours and goes with this process: its MTU and state need no undo.
-      await bringUp(this.#device, network.mtu, this.#run);
-      this.#mtu = network.mtu;
+      await bringUp(device, mtu, this.#inside);
+      this.#mtu = mtu;
     }
-    const wanted = changes(this.#device, network);
+    const wanted = await this.plan(wish);
     for (const [what, id] of [...this.#applied].toReversed()) {
       if (wanted.some((change) => change.what === what)) continue;
-      await this.#journal.undo(id);
+      await journal.undo(id);
       this.#applied.delete(what);
     }
-    for (const { what, apply, undo } of wanted) {
-      if (this.#applied.has(what)) continue;
-      const id = await this.#journal.apply({
-        what,
-        apply: ['ip', ...apply],
-        undo: ['ip', ...undo],
-      });
-      this.#applied.set(what, id);
+    for (const change of wanted) {
+      if (this.#applied.has(change.what)) continue;
+      this.#applied.set(change.what, await journal.apply(change));
     }
   }
 
-  /** Makes again what is applied and was taken away by somebody else. Errors: COMMAND_FAILED. */
-  async restore(network: Network): Promise<void> {
-    await bringUp(this.#device, network.mtu, this.#run);
-    for (const { what, apply } of changes(this.#device, network)) {
+  /**
+   * Another local network may be there, and somebody may have taken away what is ours: applies
+   * the difference, and makes again what is applied. Errors: COMMAND_FAILED.
+   */
+  async restore(wish: Wish): Promise<void> {
+    await bringUp(this.#options.device, wish.network.mtu, this.#inside);
+    await this.apply(wish);
+    for (const { what, apply, input } of await this.plan(wish)) {
       if (!this.#applied.has(what)) continue;
+      const [file, ...args] = apply;
       try {
-        await this.#run('ip', apply);
+        await this.#outside(file, args, input === undefined ? {} : { input });
       } catch (error) {
         if (!/File exists|already assigned/.test(commandFailure(error)?.stderr ?? '')) throw error;
       }
     }
+  }
+
+  /** The journalled changes for `wish` on this host as it is now, in the order to make them. */
+  async plan(wish: Wish): Promise<readonly HostChange[]> {
+    const { device, traffic } = this.#options;
+    const { network } = wish;
+    if (traffic.netns !== null) return namespaceChanges(device, traffic.netns, network);
+    const view = await readHostView(device, this.#outside);
+    this.#overlap = network.table === undefined ? overlapOf(wish, view) : NOTHING;
+    const changes = networkChanges(device, network, this.#overlap);
+    if (this.#overlap.ranges.length > 0) {
+      changes.push(...overlapChanges(device, this.#overlap, await this.numbers()));
+    }
+    const { carried, blocked } = familiesOf(network, wish.full);
+    if (carried.length + blocked.length === 0) return changes;
+    const strictPort = checksSourcesStrictly() ? this.#options.port() : null;
+    const numbers = await this.numbers();
+    const { lan } = traffic;
+    changes.push(...fullTunnelChanges({ device, numbers, carried, blocked, lan, strictPort }));
+    if (!traffic.protect && network.addresses.length > 0) changes.push(guard(device, network));
+    return changes;
   }
 
   /**
@@ -81,19 +181,20 @@ export class NetworkSetup {
    * the tunnel, to its `endpoint` (underlay address) not. Errors: NETWORK_CLASH.
    */
   async check(network: Network, endpoint: string | null, mark: number): Promise<void> {
-    const device = this.#device;
-    if (network.serverAddress !== null) {
-      const inner = await routeTo(network.serverAddress, {}, this.#run);
+    const { device } = this.#options;
+    const { serverAddress } = network;
+    if (serverAddress !== null && !this.#overlap.kept.includes(serverAddress)) {
+      const inner = await routeTo(serverAddress, {}, this.#inside);
       if (inner?.device !== device) {
         const other = inner ? `leads to ${inner.device}` : 'does not exist';
         throw new VpnError(
           'NETWORK_CLASH',
-          `the route to ${network.serverAddress} ${other}, not to the tunnel: another network of this host has the same addresses`,
+          `the route to ${serverAddress} ${other}, not to the tunnel: another network of this host has the same addresses`,
         );
       }
     }
     if (endpoint === null) return;
-    const outer = await routeTo(endpoint, { mark }, this.#run);
+    const outer = await routeTo(endpoint, { mark }, this.#outside);
     if (outer?.device === device) {
       throw new VpnError(
         'NETWORK_CLASH',
@@ -105,23 +206,110 @@ export class NetworkSetup {
   /** Takes everything back, newest first. Result: what could not be undone. */
   undo(): Promise<readonly UndoFailure[]> {
     this.#applied.clear();
-    return this.#journal.undoAll();
+    return this.#options.journal.undoAll();
   }
 }
 
-/** All journalled changes for `network`, in the order to make them. */
-function changes(device: string, network: Network): Change[] {
-  const table = network.table === undefined ? '' : ` in table ${network.table}`;
+/** Which families go through the tunnel as a whole, and which have to stay silent then. */
+export function familiesOf(
+  network: Network,
+  full: boolean,
+): { carried: readonly Family[]; blocked: readonly Family[] } {
+  const both: Family[] = [4, 6];
+  const wanted = full ? both : (network.defaults ?? []);
+  const own = network.addresses.map((text) => parseCidr(text)!.family);
+  const carried = wanted.filter((family) => own.includes(family));
+  // A profile with a tunnel for IPv6 alone is common; who wants IPv4 inside wants all of it.
+  const silent: Family[] = full ? both : wanted.length > 0 ? [6] : [];
+  const blocked = silent.filter((family) => !carried.includes(family));
+  return { carried, blocked: blocked.filter((family) => family === 4 || hasIPv6()) };
+}
+
+function hasIPv6(): boolean {
+  return existsSync('/proc/net/if_inet6');
+}
+
+function overlapOf({ network, endpoints }: Wish, view: HostView): Overlap {
+  const { addresses, routes, serverAddress } = network;
+  const wanted = serverAddress === null ? [] : [serverAddress];
+  return findOverlap({ addresses, routes, wanted, endpoints }, view);
+}
+
+/** Addresses and routes of the main table, or of the profile's. */
+function networkChanges(device: string, network: Network, overlap: Overlap): HostChange[] {
+  const { table } = network;
+  const where = table === undefined ? '' : ` in table ${table}`;
+  const inOverlap = (cidr: string): boolean => overlap.ranges.includes(cidr);
   return [
-    ...network.addresses.map((cidr) => ({
-      what: `address ${cidr} on ${device}`,
-      apply: addAddressArgs(device, cidr),
-      undo: removeAddressArgs(device, cidr),
-    })),
-    ...network.routes.map((cidr) => ({
-      what: `route ${cidr} through ${device}${table}`,
-      apply: addRouteArgs(device, cidr, network.table),
-      undo: removeRouteArgs(device, cidr, network.table),
-    })),
+    ...network.addresses.map((text) => {
+      const range = parseCidr(text)!;
+      if (!inOverlap(networkText(range))) return addressChange(device, text);
+      // Without a network of its own: the kernel would route that one beside the local one.
+      const prefixLength = range.family === 4 ? 32 : 128;
+      return addressChange(device, cidrText({ ...range, prefixLength }));
+    }),
+    ...network.routes
+      .filter((cidr) => !inOverlap(cidr))
+      .map((cidr) => routeChange(device, cidr, where, table)),
   ];
+}
+
+function addressChange(device: string, cidr: string): HostChange {
+  return {
+    what: `address ${cidr} on ${device}`,
+    apply: ['ip', ...addAddressArgs(device, cidr)],
+    undo: ['ip', ...removeAddressArgs(device, cidr)],
+  };
+}
+
+function routeChange(device: string, cidr: string, where: string, table?: number): HostChange {
+  return {
+    what: `route ${cidr} through ${device}${where}`,
+    apply: ['ip', ...addRouteArgs(device, cidr, table)],
+    undo: ['ip', ...removeRouteArgs(device, cidr, table)],
+  };
+}
+
+function namespaceItself(netns: string): HostChange {
+  return {
+    what: `namespace ${netns}`,
+    apply: ['ip', 'netns', 'add', netns],
+    undo: ['ip', 'netns', 'delete', netns],
+  };
+}
+
+/** In a namespace everything goes through the tunnel: there is nothing else. */
+function namespaceChanges(device: string, netns: string, network: Network): HostChange[] {
+  const { carried } = familiesOf(network, true);
+  const changes = [
+    ...network.addresses.map((cidr) => addressChange(device, cidr)),
+    ...carried.map((family) => routeChange(device, family === 4 ? '0.0.0.0/0' : '::/0', '')),
+  ];
+  return changes.map(({ what, apply, undo }) => ({
+    what: `${what} in namespace ${netns}`,
+    apply: ['ip', '-n', netns, ...apply.slice(1)],
+    undo: ['ip', '-n', netns, ...undo.slice(1)],
+  }));
+}
+
+function guard(device: string, { addresses }: Network): HostChange {
+  const table = `culvert-${device}`;
+  const own = addresses.map((text) => text.split('/')[0]!);
+  return {
+    what: `packets for ${own.join(', ')} only from ${device}`,
+    apply: ['nft', '-f', '-'],
+    input: guardScript(table, device, own),
+    undo: ['nft', ...deleteTableArgs('inet', table)],
+  };
+}
+
+/** Commands as they are in a namespace; null: here. */
+function inNamespace(netns: string | null, runner: Run): Run {
+  if (netns === null) return runner;
+  return (file, args, options) => runner(file, ['-n', netns, ...args], options);
+}
+
+/** Spreads the numbers of clients that choose at the same time. */
+function seedOf(device: string): number {
+  return [...device].reduce((sum, char) => (sum * 31 + char.charCodeAt(0)) % 1_000_003, 7);
 }

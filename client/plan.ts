@@ -3,8 +3,7 @@
  * and what the host is to look like. Pure.
  */
 import type { PresharedKey, PublicKey } from '../keys/keypair.ts';
-import { contains, networkText, parseCidr } from '../shared/cidr.ts';
-import { VpnError } from '../shared/errors.ts';
+import { type Cidr, contains, networkText, parseCidr } from '../shared/cidr.ts';
 import type { HostPort, Profile, ProfilePeer } from '../shared/profile.ts';
 import type { ConnectionPlan } from './connection.ts';
 import { DEFAULT_MTU, type Network } from './lease.ts';
@@ -28,7 +27,6 @@ export interface TunnelPlan {
   readonly notApplied: readonly string[];
 }
 
-/** Errors: FULL_TUNNEL_UNSUPPORTED. */
 export function planTunnel(target: Target): TunnelPlan {
   switch (target.type) {
     case 'file':
@@ -74,7 +72,7 @@ function planProfile(profile: Profile): TunnelPlan {
     network: {
       addresses: profile.addresses,
       mtu: profile.mtu ?? DEFAULT_MTU,
-      routes: routesOf(profile),
+      ...routesOf(profile),
       ...(typeof profile.table === 'number' ? { table: profile.table } : {}),
       serverAddress: null,
     },
@@ -87,22 +85,19 @@ function planProfile(profile: Profile): TunnelPlan {
 
 /**
  * Routes as wg-quick sets them: every allowed range that the networks of our own addresses do not
- * cover already; in a table of its own all of them; none with `Table = off`.
+ * cover already, default routes for their family as a whole; in a table of its own all of them;
+ * none with `Table = off`.
  */
-function routesOf(profile: Profile): string[] {
-  if (profile.table === 'off') return [];
+function routesOf(profile: Profile): Pick<Network, 'routes' | 'defaults'> {
+  if (profile.table === 'off') return { routes: [] };
   const ranges = profile.peers.flatMap((peer) => peer.allowedIps).map((text) => parseCidr(text)!);
-  if (profile.table === undefined) {
-    const everything = ranges.find((range) => range.prefixLength === 0);
-    if (everything) {
-      throw new VpnError(
-        'FULL_TUNNEL_UNSUPPORTED',
-        `AllowedIPs has ${networkText(everything)}: sending all traffic through the tunnel is not possible yet`,
-      );
-    }
-  }
+  const texts = (some: readonly Cidr[]) => [...new Set(some.map(networkText))];
+  if (profile.table !== undefined) return { routes: texts(ranges) };
   const own = profile.addresses.map((text) => parseCidr(text)!);
-  const covered = profile.table === undefined ? own : [];
-  const needed = ranges.filter((range) => !covered.some((network) => contains(network, range)));
-  return [...new Set(needed.map(networkText))];
+  const covered = (range: Cidr) => own.some((network) => contains(network, range));
+  const everything = ranges.filter((range) => range.prefixLength === 0);
+  return {
+    routes: texts(ranges.filter((range) => range.prefixLength > 0 && !covered(range))),
+    defaults: [...new Set(everything.map((range) => range.family))],
+  };
 }

@@ -7,6 +7,7 @@ import { formatHostPort } from '../shared/profile.ts';
 import type { PeerStatus } from '../shared/session/engine.ts';
 import type { ConnectionState } from './connection.ts';
 import type { Network } from './lease.ts';
+import type { ProtectionState } from './protection-rules.ts';
 
 /** As `--json` prints it. */
 export interface ClientStatus {
@@ -22,6 +23,12 @@ export interface ClientStatus {
   readonly mtu: number | null;
   /** `address/length`, with ` table N` when it is not in the main table. */
   readonly routes: readonly string[];
+  /** Namespace that the tunnel is in; null: that of the client. */
+  readonly netns: string | null;
+  /** State of the protection; null: none was asked for. */
+  readonly protection: ProtectionState | null;
+  /** What local networks have in common with the tunnel, one sentence each. */
+  readonly clashes: readonly string[];
   /** What the server or the profile asks for and this version does not apply. */
   readonly notApplied: readonly string[];
   readonly port: number;
@@ -54,6 +61,9 @@ export interface StatusSources {
   readonly serverPublicKey: PublicKey;
   readonly since: string | null;
   readonly notApplied: readonly string[];
+  readonly netns: string | null;
+  readonly protection: ProtectionState | null;
+  readonly clashes: readonly string[];
   readonly deviceDrops: Readonly<Record<DropReason, number>>;
 }
 
@@ -72,6 +82,9 @@ export function describe(from: StatusSources): ClientStatus {
     routes: (network?.routes ?? []).map((route) =>
       network?.table === undefined ? route : `${route} table ${network.table}`,
     ),
+    netns: from.netns,
+    protection: from.protection,
+    clashes: from.clashes,
     notApplied: from.notApplied,
     port: opened.port,
     aead: opened.aead,
@@ -110,6 +123,9 @@ export function statusText(status: ClientStatus): string {
   ];
   if (status.name !== null) rows.splice(2, 0, ['name', status.name]);
   if (status.routes.length > 0) rows.push(['routes', status.routes.join(', ')]);
+  if (status.netns !== null) rows.push(['namespace', status.netns]);
+  if (status.protection !== null) rows.push(['protection', status.protection]);
+  for (const clash of status.clashes) rows.push(['clash', clash]);
   if (drops.length > 0) rows.push(['dropped', drops.map(([r, n]) => `${r} ${n}`).join(', ')]);
   return rows.map(([label, value]) => `${label.padEnd(10)} ${value}`).join('\n');
 }

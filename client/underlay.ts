@@ -21,7 +21,8 @@ export interface UnderlayOptions {
   readonly device: () => string | null;
   /** Outer address of the server; null while unknown. */
   readonly server: () => string | null;
-  readonly mark: number;
+  /** Of our datagrams; 0: none. */
+  readonly mark: () => number;
   /** The way to the server is another one than before, or gone, or the host was asleep. */
   readonly onWay: (way: 'changed' | 'gone', text: string) => void;
   /** Somebody may have taken away what is ours: look after addresses and routes. */
@@ -100,7 +101,7 @@ export class Underlay {
     const server = this.#options.server();
     if (server === null) return undefined;
     try {
-      const path = await routeTo(server, { mark: this.#options.mark }, this.#options.run);
+      const path = await routeTo(server, { mark: this.#options.mark() }, this.#options.run);
       return path && wayText(path);
     } catch {
       return undefined;

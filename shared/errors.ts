@@ -129,10 +129,6 @@ export const ERRORS = {
     exit: ExitCode.config,
     hint: 'Ask the operator of the server for an invite and pass it with --invite.',
   },
-  FULL_TUNNEL_UNSUPPORTED: {
-    exit: ExitCode.config,
-    hint: 'List the networks behind the tunnel in AllowedIPs, or set `Table = off`.',
-  },
   NETWORK_CLASH: {
     exit: ExitCode.config,
     hint: 'Start the server with another --network.',

@@ -94,6 +94,8 @@ export interface CommandSpec<O> {
   /** Two command lines, shown first by --help. */
   readonly examples: readonly [string, string];
   readonly options?: readonly Option[];
+  /** What follows the first argument belongs to it, options included. */
+  readonly passThrough?: boolean;
   /** Resolves with the exit code; nothing means 0. Operators' errors are thrown as VpnError. */
   run(invocation: Invocation<O>): Promise<number | undefined>;
 }
@@ -117,6 +119,7 @@ export class Program {
       .version(programVersion(), '-V, --version', 'print the version')
       .helpOption('-h, --help', 'print this help')
       .helpCommand(false)
+      .enablePositionalOptions()
       .exitOverride()
       .configureOutput({
         writeOut: (text) => surroundings.stdout.write(text),
@@ -150,6 +153,7 @@ export class Program {
   #addTo<O extends object>(parent: Command, spec: CommandSpec<O>): void {
     const command = parent.command(spec.usage).summary(spec.summary).description(spec.summary);
     for (const option of spec.options ?? []) command.addOption(option);
+    if (spec.passThrough === true) command.passThroughOptions();
     command
       .option('--json', 'print facts and errors as JSON')
       .option('-q, --quiet', 'print no progress');

@@ -35,7 +35,7 @@ export interface HostChange {
 /** Programs an undo may call, and what they say when the thing to remove is gone already. */
 const ALREADY_UNDONE = {
   // A tun device takes its addresses and routes along when its process ends.
-  ip: /Cannot find device|Cannot assign requested address|No such process|does not exist|No such file|Cannot open network namespace/,
+  ip: /Cannot find device|Cannot assign requested address|No such process|does not exist|No such file|network namespace/,
   nft: /No such file or directory/,
   resolvectl: /No such device|not known|Failed to resolve interface/,
   resolvconf: /No resolv\.conf for interface/,
@@ -155,10 +155,19 @@ export class Journal {
     this.#remove(id);
   }
 
-  /** Undoes everything, newest first, and goes on after a failure. Result: what failed. */
-  async undoAll(): Promise<UndoFailure[]> {
+  /** Whether a change of that name is recorded. */
+  has(what: string): boolean {
+    return this.#entries.some((entry) => entry.what === what);
+  }
+
+  /**
+   * Undoes everything but what is called `keep`, newest first, and goes on after a failure.
+   * Result: what failed.
+   */
+  async undoAll(keep?: string): Promise<UndoFailure[]> {
     const failures: UndoFailure[] = [];
     for (const { id, what } of this.#entries.toReversed()) {
+      if (what === keep) continue;
       try {
         await this.undo(id);
       } catch (error) {

@@ -16,6 +16,8 @@ export interface Link {
   readonly name: string;
   readonly mtu: number;
   readonly up: boolean;
+  /** A tunnel of some kind: no local network is behind it. */
+  readonly pointToPoint: boolean;
   readonly addresses: readonly LinkAddress[];
 }
 
@@ -141,5 +143,9 @@ function linkOf(row: IpAddressRow): Link {
       : [{ address: info.local, prefixLength: info.prefixlen }],
   );
   const { ifindex, ifname, mtu, flags } = row;
-  return { index: ifindex, name: ifname, mtu, up: flags.includes('UP'), addresses };
+  return {
+    ...{ index: ifindex, name: ifname, mtu, addresses },
+    up: flags.includes('UP'),
+    pointToPoint: flags.includes('POINTOPOINT'),
+  };
 }

@@ -133,6 +133,12 @@ export class Net {
     return program;
   }
 
+  /** Sees to the end of a program that was started by other means. */
+  adopt(program: Program): Program {
+    this.#programs.push(program);
+    return program;
+  }
+
   /** Records what crosses `device`; returns when the capture runs. */
   async capture(host: string, device: string, filter = ''): Promise<Capture> {
     const file = join(this.directory, `${host}-${device}-${this.#programs.length}.pcap`);

@@ -31,6 +31,7 @@ test('an ordinary lease is taken as it is', () => {
     },
     allowedIps: ['192.168.1.0/24'],
     keepalive: 25,
+    full: false,
     refused: [],
     notApplied: [],
   });

@@ -183,11 +183,12 @@ test('a profile file gives addresses and the routes that the addresses do not co
   expect(plan.others).toHaveLength(1);
 });
 
-test('all traffic: refused in the main table, fine without routes or in a table of its own', () => {
+test('all traffic: a full tunnel in the main table, just a route in a table of its own', () => {
   const everything = `${PEER}AllowedIPs = 10.0.0.0/8, ::/0\n`;
   const plan = (text: string) => planTunnel(choose(profile(text + everything)).target);
-  expect(errorOf(() => plan('')).code).toBe('FULL_TUNNEL_UNSUPPORTED');
-  expect(plan('Table = off\n').network?.routes).toEqual([]);
+  expect(plan('').network).toMatchObject({ routes: ['10.0.0.0/8'], defaults: [6] });
+  expect(plan('Table = off\n').network).toMatchObject({ routes: [] });
+  expect(plan('Table = off\n').network?.defaults).toBeUndefined();
   expect(plan('Table = 77\nAddress = 10.0.0.2/8\n').network).toMatchObject({
     table: 77,
     routes: ['10.0.0.0/8', '::/0'],

@@ -185,6 +185,7 @@ class TestClient {
     this.client = new Client(
       {
         ...{ target, store, place, device: 'cvc0', localPort: null, timeoutMs: 20_000 },
+        traffic: { full: 'no', lan: true, protect: false, lockdown: false, netns: null },
         carrier: {
           workers: 1,
           aead: 'auto',

@@ -25,7 +25,7 @@ class FakeHost {
   answer: (line: string) => string = () => '';
   readonly run: Run = async (file, args) => {
     const line = [file, ...args].join(' ');
-    this.ran.push(line);
+    if (!/^ip (-[46] )?-json (address|route) show/.test(line)) this.ran.push(line);
     return { stdout: this.answer(line), stderr: '' };
   };
 }
@@ -163,19 +163,36 @@ const NETWORK: Network = {
   serverAddress: '192.168.1.1',
 };
 
+const wish = (change: Partial<Network> = {}) => ({
+  network: { ...NETWORK, ...change },
+  full: false,
+  endpoints: [],
+});
+
+function setupOn(host: FakeHost): NetworkSetup {
+  return new NetworkSetup({
+    device: 'cvc0',
+    journal: new Journal(path, host.run),
+    traffic: { full: 'no', lan: true, protect: false, lockdown: false, netns: null },
+    mark: 0,
+    port: () => null,
+    run: host.run,
+  });
+}
+
 test('a network is applied step by step, then only its difference, then undone', async () => {
   const host = new FakeHost();
-  const setup = new NetworkSetup('cvc0', new Journal(path, host.run), host.run);
-  await setup.apply(NETWORK);
+  const setup = setupOn(host);
+  await setup.apply(wish());
   expect(host.ran.splice(0)).toEqual([
     'ip link set dev cvc0 mtu 1400 up',
     'ip address add 192.168.1.2/24 dev cvc0',
     'ip address add fd00::2/64 dev cvc0 nodad',
     'ip -4 route add 10.5.0.0/16 dev cvc0',
   ]);
-  await setup.apply(NETWORK);
+  await setup.apply(wish());
   expect(host.ran).toEqual([]);
-  await setup.apply({ ...NETWORK, addresses: ['192.168.1.9/24', 'fd00::2/64'], mtu: 1380 });
+  await setup.apply(wish({ addresses: ['192.168.1.9/24', 'fd00::2/64'], mtu: 1380 }));
   expect(host.ran.splice(0)).toEqual([
     'ip link set dev cvc0 mtu 1380 up',
     'ip address del 192.168.1.2/24 dev cvc0',
@@ -196,8 +213,8 @@ test('a network that fails half way is undone as far as it came', async () => {
     if (line.includes('route add')) throw failed('RTNETLINK answers: File exists');
     return '';
   };
-  const setup = new NetworkSetup('cvc0', new Journal(path, host.run), host.run);
-  expect(await codeOf(setup.apply(NETWORK))).toBe('COMMAND_FAILED');
+  const setup = setupOn(host);
+  expect(await codeOf(setup.apply(wish()))).toBe('COMMAND_FAILED');
   host.ran.length = 0;
   await setup.undo();
   expect(host.ran).toEqual([
@@ -208,8 +225,8 @@ test('a network that fails half way is undone as far as it came', async () => {
 
 test('routes go to the table of the profile', async () => {
   const host = new FakeHost();
-  const setup = new NetworkSetup('cvc0', new Journal(path, host.run), host.run);
-  await setup.apply({ ...NETWORK, addresses: [], routes: ['::/0'], table: 77 });
+  const setup = setupOn(host);
+  await setup.apply(wish({ addresses: [], routes: ['::/0'], table: 77 }));
   expect(host.ran.at(-1)).toBe('ip -6 route add ::/0 dev cvc0 table 77');
 });
 
@@ -217,7 +234,7 @@ test('the check finds another network with our addresses, and a server inside th
   const host = new FakeHost();
   const ways: Record<string, string> = { '192.168.1.1': 'cvc0', '10.77.1.1': 'eth0' };
   host.answer = (line) => JSON.stringify([{ dev: ways[line.split(' ')[4]!] }]);
-  const setup = new NetworkSetup('cvc0', new Journal(path, host.run), host.run);
+  const setup = setupOn(host);
   await setup.check(NETWORK, '10.77.1.1', 0);
   ways['10.77.1.1'] = 'cvc0';
   await expect(setup.check(NETWORK, '10.77.1.1', 0)).rejects.toThrow(

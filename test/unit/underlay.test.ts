@@ -16,7 +16,7 @@ beforeEach(async () => {
     run: async () => ({ stdout: JSON.stringify(route ? [route] : []), stderr: '' }),
     device: () => 'cvc0',
     server: () => '192.0.2.2',
-    mark: 0,
+    mark: () => 0,
     onWay: (way, text) => heard.push(`${way}: ${text}`),
     onDisturbed: () => heard.push('disturbed'),
   });

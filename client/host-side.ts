@@ -1,0 +1,152 @@
+/**
+ * The host around a tunnel, as one thing with a beginning and an end: what a client before left
+ * behind, protection, namespace, addresses, routes and rules, and all of it back. Decides in which
+ * order; what is changed is in network-setup.ts and protection.ts.
+ */
+import { networkText, parseCidr } from '../shared/cidr.ts';
+import type { Logger } from '../shared/log.ts';
+import { Journal, type UndoFailure } from '../shared/system/journal.ts';
+import type { Run } from '../shared/system/run.ts';
+import type { ConnectionState } from './connection.ts';
+import { innerAddresses, type Network } from './lease.ts';
+import { NetworkSetup, type Traffic, type Wish } from './network-setup.ts';
+import { protectedLookUp } from './protected-lookup.ts';
+import { Protection } from './protection.ts';
+import type { ProtectionState } from './protection-rules.ts';
+import type { LookUp } from './resolve.ts';
+
+export interface HostSideOptions {
+  readonly device: string;
+  readonly journalPath: string;
+  readonly traffic: Traffic;
+  /** The profile's fwmark; 0: none. */
+  readonly mark: number;
+  readonly run: Run;
+  readonly lookUp: LookUp;
+  readonly log: Logger;
+}
+
+const EVERYTHING = ['0.0.0.0/0', '::/0'];
+
+export class HostSide {
+  /** Finds names also while nothing else may leave. */
+  readonly lookUp: LookUp;
+  /** The undo journal, for who changes something else on this host. */
+  readonly journal: Journal;
+  readonly #options: HostSideOptions;
+  readonly #setup: NetworkSetup;
+  readonly #protection: Protection | null;
+  #mark: number;
+  #port: number | null = null;
+  #wish: Wish | null = null;
+  readonly #said = new Set<string>();
+
+  /** Errors: STATE_UNUSABLE. */
+  constructor(options: HostSideOptions) {
+    const { device, traffic, mark, run, lookUp } = options;
+    this.#options = options;
+    this.#mark = mark;
+    const journal = new Journal(options.journalPath, run);
+    this.journal = journal;
+    this.#setup = new NetworkSetup({ device, journal, traffic, mark, run, port: () => this.#port });
+    const { protect, lan, lockdown } = traffic;
+    this.#protection = protect ? new Protection({ device, journal, run, lan, lockdown }) : null;
+    this.lookUp = this.#protection ? protectedLookUp(this.#protection) : lookUp;
+  }
+
+  /** Mark of our own datagrams; known after prepare(). */
+  get mark(): number {
+    return this.#mark;
+  }
+
+  /** What local networks have in common with the tunnel, one sentence each. */
+  get clashes(): readonly string[] {
+    return this.#setup.clashes;
+  }
+
+  /** null: no protection was asked for. */
+  get protection(): ProtectionState | null {
+    return this.#protection?.state ?? null;
+  }
+
+  /**
+   * Before there is a device: puts the protection in place, undoes what a client before left
+   * behind, chooses numbers. `mayBeFull`: everything may come to go through the tunnel.
+   */
+  async prepare(mayBeFull: boolean): Promise<void> {
+    await this.#protection?.begin();
+    const left = this.journal.pending.filter((what) => what !== this.#protection?.what);
+    if (left.length > 0) {
+      this.#options.log.warn({ changes: left }, 'undoing what a client before left behind');
+      this.#report(await this.journal.undoAll(this.#protection?.what));
+    }
+    if (mayBeFull || this.#protection !== null) this.#mark = (await this.#setup.numbers()).mark;
+  }
+
+  /** There is a device, and a socket at `port`. */
+  async opened(port: number): Promise<void> {
+    this.#port = port;
+    await this.#setup.place();
+    await this.#protection?.set({ underlay: { mark: this.#mark, port } });
+  }
+
+  /** Ranges that the server's peer has: everything, when everything goes through it. */
+  allowedIps(ranges: readonly string[], full: boolean): readonly string[] {
+    const all = full || this.#options.traffic.netns !== null;
+    return all ? [...new Set([...ranges, ...EVERYTHING])] : ranges;
+  }
+
+  /** Makes the host look like `wish`. Errors: COMMAND_FAILED, COMMAND_MISSING, HOST_REFUSED. */
+  async apply(wish: Wish): Promise<void> {
+    this.#wish = wish;
+    const { addresses: own, routes } = wish.network;
+    const addresses = innerAddresses(wish.network);
+    const ranges = [...own.map((cidr) => networkText(parseCidr(cidr)!)), ...routes];
+    const state = this.#protection?.state === 'blocked' ? 'blocked' : 'connected';
+    await this.#protection?.set({ state, addresses, ranges });
+    await this.#setup.apply(wish);
+    this.#tellClashes();
+  }
+
+  /** Errors: NETWORK_CLASH. */
+  check(network: Network, endpoint: string | null): Promise<void> {
+    return this.#setup.check(network, endpoint, this.#mark);
+  }
+
+  /** Links, addresses or routes of this host are not what they were. */
+  async networkChanged(endpoints: readonly string[]): Promise<void> {
+    await this.#protection?.refresh();
+    if (this.#wish === null) return;
+    await this.#setup.restore({ ...this.#wish, endpoints });
+    this.#tellClashes();
+  }
+
+  /** The server answers, or does not. */
+  follow(connection: ConnectionState): void {
+    const state = connection === 'reconnecting' ? 'blocked' : 'connected';
+    const now = this.#protection?.state;
+    if (now === undefined || now === 'connecting' || now === state) return;
+    this.#protection?.set({ state }).catch((error: unknown) => {
+      this.#options.log.error({ err: error }, 'the protection could not be changed');
+    });
+  }
+
+  /** Takes everything back but a lockdown. */
+  async undo(): Promise<void> {
+    await this.#protection?.end();
+    this.#report(await this.#setup.undo());
+  }
+
+  #tellClashes(): void {
+    for (const clash of this.#setup.clashes) {
+      if (!this.#said.has(clash)) this.#options.log.warn(clash);
+      this.#said.add(clash);
+    }
+  }
+
+  #report(failures: readonly UndoFailure[]): void {
+    for (const { what, error } of failures) {
+      this.#options.log.error({ err: error }, `could not undo: ${what}`);
+    }
+  }
+}

@@ -1,0 +1,126 @@
+/**
+ * What the client sees of the host beside its own tunnel: local networks, gateways, name servers,
+ * numbers that are taken, how strict the kernel checks sources. Reads only.
+ */
+import { readdirSync, readFileSync } from 'node:fs';
+import { isIP } from 'node:net';
+import { type Cidr, parseCidr } from '../shared/cidr.ts';
+import { readLinks } from '../shared/system/link.ts';
+import type { Run } from '../shared/system/run.ts';
+
+/** A network that this host is connected to. */
+export interface LocalNetwork {
+  readonly device: string;
+  /** The host's own address in it. */
+  readonly range: Cidr;
+}
+
+export interface HostView {
+  readonly networks: readonly LocalNetwork[];
+  /** Next hops of default routes. */
+  readonly gateways: readonly { readonly device: string; readonly address: string }[];
+  /** Name servers of the host, without those on the host itself. */
+  readonly nameServers: readonly string[];
+}
+
+/** Where the host's name servers are written; the second one has those behind systemd's stub. */
+const RESOLVER_FILES = ['/etc/resolv.conf', '/run/systemd/resolve/resolv.conf'];
+const RP_FILTER = '/proc/sys/net/ipv4/conf';
+
+interface RouteRow {
+  readonly dst?: string;
+  readonly dev?: string;
+  readonly gateway?: string;
+  readonly table?: string;
+}
+interface RuleRow {
+  readonly priority?: number;
+  readonly table?: string;
+  readonly fwmark?: string;
+}
+
+/** `device`: our own, which is not part of the view. Errors: COMMAND_FAILED, COMMAND_MISSING. */
+export async function readHostView(device: string, run: Run): Promise<HostView> {
+  const links = (await readLinks(run)).filter(
+    (link) => link.up && !link.pointToPoint && link.name !== 'lo' && link.name !== device,
+  );
+  const networks = links.flatMap((link) =>
+    link.addresses.flatMap(({ address, prefixLength }) => {
+      const range = parseCidr(`${address}/${prefixLength}`);
+      return range === null ? [] : [{ device: link.name, range }];
+    }),
+  );
+  const rows = (
+    await Promise.all(
+      ['-4', '-6'].map((family) =>
+        rowsOf<RouteRow>(run, [family, '-json', 'route', 'show', 'default']),
+      ),
+    )
+  ).flat();
+  const gateways = rows.flatMap(({ dev, gateway }) =>
+    dev !== undefined && gateway !== undefined && dev !== device
+      ? [{ device: dev, address: gateway }]
+      : [],
+  );
+  return { networks, gateways, nameServers: readNameServers() };
+}
+
+/** Addresses in the host's resolver files, loopback left out. */
+export function readNameServers(files: readonly string[] = RESOLVER_FILES): string[] {
+  const texts = files.map((file) => {
+    try {
+      return readFileSync(file, 'utf8');
+    } catch {
+      return '';
+    }
+  });
+  const found = texts.flatMap((text) =>
+    [...text.matchAll(/^\s*nameserver\s+(\S+)/gm)].map((match) => match[1]!),
+  );
+  return [...new Set(found)].filter(
+    (address) => isIP(address) !== 0 && !/^127\.|^::1$/.test(address),
+  );
+}
+
+/** Numbers of the host's routing that are in use. */
+export interface TakenNumbers {
+  readonly priorities: ReadonlySet<number>;
+  readonly tables: ReadonlySet<number>;
+  readonly marks: ReadonlySet<number>;
+}
+
+/** Errors: COMMAND_FAILED, COMMAND_MISSING. */
+export async function readTakenNumbers(run: Run): Promise<TakenNumbers> {
+  const families = ['-4', '-6'];
+  const rules = await Promise.all(
+    families.map((family) => rowsOf<RuleRow>(run, [family, '-json', 'rule', 'show'])),
+  );
+  const routes = await Promise.all(
+    families.map((family) =>
+      rowsOf<RouteRow>(run, [family, '-json', 'route', 'show', 'table', 'all']),
+    ),
+  );
+  const all = rules.flat();
+  return {
+    priorities: new Set(all.map((rule) => rule.priority ?? 0)),
+    tables: new Set([...all, ...routes.flat()].map((row) => Number(row.table))),
+    marks: new Set(all.map((rule) => Number(rule.fwmark))),
+  };
+}
+
+/** Whether the kernel drops packets whose source it would answer through another device. */
+export function checksSourcesStrictly(folder = RP_FILTER): boolean {
+  try {
+    return readdirSync(folder).some(
+      (name) => readFileSync(`${folder}/${name}/rp_filter`, 'utf8').trim() === '1',
+    );
+  } catch {
+    return false;
+  }
+}
+
+/** Rows of `ip -json`; a host without IPv6 has none. */
+async function rowsOf<T>(run: Run, args: readonly string[]): Promise<T[]> {
+  const { stdout } = await run('ip', args);
+  return JSON.parse(stdout.trim() || '[]') as T[];
+}

@@ -1,0 +1,109 @@
+/**
+ * A tunnel whose networks are those of the local network: 192.168.1.0/24 here and there. The
+ * tunnel has its own table for what overlaps, asked before the main one; what the host itself
+ * lives on, its gateway, its name servers and the server's outer address, stays local. The local
+ * network's own addresses and routes are not touched. Pure.
+ */
+import { type Cidr, contains, networkText, overlaps, parseCidr } from '../shared/cidr.ts';
+import type { HostChange } from '../shared/system/journal.ts';
+import { type RoutingNumbers, rule } from './full-tunnel.ts';
+import type { HostView } from './host-view.ts';
+
+export interface Overlap {
+  /** Ranges of the tunnel, `address/length`, that a local network would take or lose. */
+  readonly ranges: readonly string[];
+  /** Addresses in them that stay local. */
+  readonly kept: readonly string[];
+  /** What people have to know, one sentence each. */
+  readonly clashes: readonly string[];
+}
+
+export interface TunnelRanges {
+  /** Own addresses, `address/length`. */
+  readonly addresses: readonly string[];
+  readonly routes: readonly string[];
+  /** Addresses that the user expects to reach inside, such as the server's. */
+  readonly wanted: readonly string[];
+  /** Underlay addresses of servers. */
+  readonly endpoints: readonly string[];
+}
+
+/** Which of the tunnel's ranges need a table of their own on this host. */
+export function findOverlap(tunnel: TunnelRanges, view: HostView): Overlap {
+  const own = tunnel.addresses.map(range);
+  const all = [...own, ...tunnel.routes.map(range), ...tunnel.wanted.map(range)];
+  const local = view.networks.map((network) => network.range);
+  const ranges = distinct(
+    all.filter((r) =>
+      // A local network that is smaller than the range wins by itself, as it should.
+      local.some((net) => overlaps(net, r) && r.prefixLength >= net.prefixLength),
+    ),
+  );
+  const inside = (address: string): boolean => ranges.some((r) => contains(r, range(address)));
+  const reasons: [string, string][] = [
+    ...view.gateways.map((g): [string, string] => [g.address, `the gateway of ${g.device}`]),
+    ...view.nameServers.map((a): [string, string] => [a, 'a name server of this host']),
+    ...tunnel.endpoints.map((a): [string, string] => [a, "the server's outer address"]),
+  ];
+  const kept = new Map(reasons.toReversed().filter(([address]) => inside(address)));
+  const clashes = view.networks
+    .filter((network) => ranges.some((r) => overlaps(network.range, r)))
+    .map(({ device, range: net }) => {
+      const shared = ranges.filter((r) => overlaps(net, r)).map(networkText);
+      const stays = [...kept.keys()].join(', ') || 'none';
+      return `${shared.join(', ')} is the local network of ${device}, too; its addresses lead into the tunnel, but for: ${stays}`;
+    });
+  for (const address of tunnel.wanted) {
+    const reason = kept.get(address);
+    if (reason) clashes.push(`${address} inside the tunnel is not reached: it is ${reason}`);
+  }
+  for (const text of tunnel.addresses) {
+    const { family, address } = range(text);
+    const twin = view.networks.find(
+      (network) => network.range.family === family && network.range.address === address,
+    );
+    if (twin) clashes.push(`${text.split('/')[0]} is this host's address on ${twin.device}, too`);
+  }
+  return {
+    ranges: ranges.map(networkText),
+    kept: [...kept.keys()],
+    clashes: [...new Set(clashes)],
+  };
+}
+
+/** The changes in the order to make them; exceptions first, so that nothing is cut in between. */
+export function overlapChanges(
+  device: string,
+  { ranges, kept }: Overlap,
+  numbers: RoutingNumbers,
+): HostChange[] {
+  const table = String(numbers.overlapTable);
+  const route = (what: string, cidr: string, way: readonly string[]): HostChange => ({
+    what: `${what}, table ${table}`,
+    apply: ['ip', `-${range(cidr).family}`, 'route', 'add', ...way, 'table', table],
+    undo: ['ip', `-${range(cidr).family}`, 'route', 'del', ...way, 'table', table],
+  });
+  return [
+    ...kept.map((address) => route(`${address} stays local`, address, ['throw', address])),
+    ...ranges.map((cidr) => route(`route ${cidr} through ${device}`, cidr, [cidr, 'dev', device])),
+    ...ranges.map((cidr) =>
+      rule(`${cidr} into the tunnel`, range(cidr).family, numbers.overlap, [
+        'to',
+        cidr,
+        'lookup',
+        table,
+      ]),
+    ),
+  ];
+}
+
+function range(text: string): Cidr {
+  // Everything here was parsed before: by the profile, the lease, or the kernel.
+  return parseCidr(text.split('%')[0]!)!;
+}
+
+/** Without ranges inside other ones. */
+function distinct(ranges: readonly Cidr[]): Cidr[] {
+  const all = [...new Map(ranges.map((r) => [networkText(r), r])).values()];
+  return all.filter((r) => !all.some((other) => other !== r && contains(other, r)));
+}

@@ -1,0 +1,130 @@
+/**
+ * Protected mode while a client runs: keeps the rules at what the connection is in, follows the
+ * local networks, lets queries for the server's name out, and leaves the right thing behind. The
+ * rules themselves are protection-rules.ts.
+ */
+import type { Journal } from '../shared/system/journal.ts';
+import { applyNft, deleteTableArgs, readRuleset } from '../shared/system/nft.ts';
+import type { Run } from '../shared/system/run.ts';
+import { readHostView } from './host-view.ts';
+import {
+  localRanges,
+  type OpenQuery,
+  type ProtectionFacts,
+  type ProtectionState,
+  protectionScript,
+} from './protection-rules.ts';
+
+/** Tables whose name begins so stay when their client ends. */
+const LOCKDOWN = 'culvert-lockdown-';
+
+export interface ProtectionOptions {
+  readonly device: string;
+  readonly journal: Journal;
+  readonly run: Run;
+  /** Local networks stay reachable. */
+  readonly lan: boolean;
+  /** The rules outlive the client. */
+  readonly lockdown: boolean;
+}
+
+type Changeable = Pick<ProtectionFacts, 'state' | 'underlay' | 'addresses' | 'ranges'>;
+
+export class Protection {
+  readonly #options: ProtectionOptions;
+  readonly #table: string;
+  #facts: Changeable = { state: 'connecting', underlay: null, addresses: [], ranges: [] };
+  #query: OpenQuery | null = null;
+  #script = '';
+  /** One change of the rules after the other. */
+  #work: Promise<void> = Promise.resolve();
+
+  constructor(options: ProtectionOptions) {
+    this.#options = options;
+    this.#table = `${options.lockdown ? LOCKDOWN : 'culvert-protect-'}${options.device}`;
+  }
+
+  get state(): ProtectionState {
+    return this.#facts.state;
+  }
+
+  /** What the journal calls it. */
+  get what(): string {
+    return `protection ${this.#table}`;
+  }
+
+  /** Puts the rules in place, before anything else is done. Errors: COMMAND_FAILED, COMMAND_MISSING. */
+  async begin(): Promise<void> {
+    const { journal, lockdown, run } = this.#options;
+    const script = await this.script();
+    if (lockdown || journal.has(this.what)) await applyNft(script, run);
+    else {
+      await journal.apply({
+        what: this.what,
+        apply: ['nft', '-f', '-'],
+        input: script,
+        undo: ['nft', ...deleteTableArgs('inet', this.#table)],
+      });
+    }
+    this.#script = script;
+  }
+
+  /** Changes what is known and, when the rules differ for it, the rules. */
+  set(change: Partial<Changeable>): Promise<void> {
+    this.#facts = { ...this.#facts, ...change };
+    return this.refresh();
+  }
+
+  /** Reads the local networks again. */
+  refresh(): Promise<void> {
+    this.#work = this.#work
+      .catch(() => {})
+      .then(async () => {
+        const script = await this.script();
+        if (script === this.#script) return;
+        await applyNft(script, this.#options.run);
+        this.#script = script;
+      });
+    return this.#work;
+  }
+
+  /** Lets one query out as long as `ask` runs. */
+  async during<T>(query: OpenQuery, ask: () => Promise<T>): Promise<T> {
+    this.#query = query;
+    await this.refresh();
+    try {
+      return await ask();
+    } finally {
+      this.#query = null;
+      await this.refresh();
+    }
+  }
+
+  /** The client ends: under lockdown nothing but local networks stays open. */
+  async end(): Promise<void> {
+    if (!this.#options.lockdown) return;
+    await this.set({ state: 'disconnected', underlay: null, addresses: [] });
+  }
+
+  /** The rules as they should be now. */
+  async script(): Promise<string> {
+    const { device, lan, run } = this.#options;
+    const networks = lan ? localRanges(await readHostView(device, run)) : null;
+    const facts = { ...this.#facts, device, lan: networks, query: this.#query };
+    return protectionScript(this.#table, facts);
+  }
+}
+
+/** Tables of clients that were in lockdown. Errors: COMMAND_FAILED, COMMAND_MISSING. */
+export async function readLockdowns(run: Run): Promise<string[]> {
+  const { chains } = await readRuleset(run);
+  const names = chains.filter((c) => c.family === 'inet' && c.table.startsWith(LOCKDOWN));
+  return [...new Set(names.map((c) => c.table))];
+}
+
+/** Ends every lockdown. Result: the tables removed. Errors: COMMAND_FAILED, COMMAND_MISSING. */
+export async function unlock(run: Run): Promise<string[]> {
+  const tables = await readLockdowns(run);
+  for (const table of tables) await run('nft', deleteTableArgs('inet', table));
+  return tables;
+}
