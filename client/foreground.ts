@@ -2,6 +2,7 @@
  * The client in the foreground of whoever started it, a person, systemd or `connect --daemon`:
  * shows its stages, waits for a signal or its end, says how it ended.
  */
+import { forbidCoreDumps } from '../native/index.ts';
 import { networkText, parseCidr } from '../shared/cidr.ts';
 import type { VpnError } from '../shared/errors.ts';
 import type { Environment, Output } from '../shared/program.ts';
@@ -30,6 +31,8 @@ export interface ForegroundOptions extends Omit<ClientOptions, 'onStage' | 'onNo
 /** Runs until a signal, `disconnect` or trouble; resolves with the exit code. Throws VpnError. */
 export async function runClient(options: ForegroundOptions, output: Output): Promise<number> {
   requireTun();
+  const exposed = forbidCoreDumps();
+  if (exposed !== null) options.log.warn(`keys may end up in a core dump: ${exposed}`);
   const { report, log } = options;
   const talk = (mark: 'green ✓' | 'yellow !', text: string): void => {
     const [colour, sign] = mark.split(' ') as ['green' | 'yellow', string];

@@ -21,6 +21,8 @@ const PACKAGES = [
   'libipsec-mb-dev',
   'libssl-dev',
   'procps',
+  'systemd',
+  'util-linux',
 ];
 const SQLITE = 'node_modules/better-sqlite3';
 

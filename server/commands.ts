@@ -9,7 +9,7 @@ import type { InviteReply, PeersReply, ProfileReply } from './administration.ts'
 import { backupCommand, restoreCommand } from './backup-commands.ts';
 import { configCheckCommand, configShowCommand } from './configuration-commands.ts';
 import { eventsCommand } from './events-command.ts';
-import { cleanupCommand, doctorCommand } from './host-commands.ts';
+import { cleanupCommand, doctorCommand, serviceCommand } from './host-commands.ts';
 import { renameCommand, revokeCommand, setCommand } from './people-commands.ts';
 import {
   administer,
@@ -48,6 +48,7 @@ export function createProgram(surroundings: Surroundings): Program {
     .add(revokeCommand)
     .add(doctorCommand)
     .add(cleanupCommand)
+    .add(serviceCommand)
     .add(reloadCommand)
     .addGroup(
       {
@@ -107,6 +108,7 @@ function startCommand(surroundings: Surroundings): CommandSpec<StartOptions> {
       const level = output.quiet && options.log === undefined ? 'warn' : configuration.log;
       const log = createLogger({ level, format: 'auto', stream: surroundings.stderr, env });
       return runServer({
+        env,
         configuration,
         stateDirectory: place.stateDirectory,
         socketPath: place.socketPath,

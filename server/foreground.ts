@@ -1,8 +1,12 @@
 /** The server in the foreground: starts it, waits for a signal or its end, says how it ended. */
 import { keyToBase64 } from '../keys/keypair.ts';
+import { forbidCoreDumps } from '../native/index.ts';
+import type { Environment } from '../shared/program.ts';
+import { type Notifier, openNotifier } from '../shared/system/notify.ts';
 import type { InviteReply } from './administration.ts';
 import { formatIpv4, formatNetwork } from './ipv4.ts';
 import { type RunningServer, type ServerOptions, startServer } from './server.ts';
+import { keepInformed } from './service-notices.ts';
 
 /** Exit codes of shells for a program that a signal ended. */
 const SIGNAL_EXIT = { SIGINT: 130, SIGTERM: 143 } as const;
@@ -15,38 +19,54 @@ export interface ReadyServer {
 }
 
 export interface ForegroundOptions extends ServerOptions {
+  readonly env: Environment;
   readonly onReady: (ready: ReadyServer) => Promise<void>;
 }
 
 /** Runs until a signal or `stop`; resolves with the exit code. Throws VpnError as startServer(). */
 export async function runServer(options: ForegroundOptions): Promise<number> {
+  const exposed = forbidCoreDumps();
+  if (exposed !== null) options.log.warn(`keys may end up in a core dump: ${exposed}`);
+  const notifier = openNotifier(options.env);
   let server: RunningServer | null = null;
   // While it starts there is nothing to read again.
   const onHangUp = (): void => {
-    server?.reload().catch((error: unknown) => {
-      options.log.error({ err: error }, 'the settings stay as they are');
-    });
+    if (server === null) return;
+    notifier?.reloading();
+    server
+      .reload()
+      .catch((error: unknown) => {
+        options.log.error({ err: error }, 'the settings stay as they are');
+      })
+      .finally(() => notifier?.ready());
   };
   process.on('SIGHUP', onHangUp);
   try {
     server = await startServer(options);
-    return await untilStopped(server, options);
+    return await untilStopped(server, notifier, options);
   } finally {
     process.off('SIGHUP', onHangUp);
   }
 }
 
-async function untilStopped(server: RunningServer, options: ForegroundOptions): Promise<number> {
+async function untilStopped(
+  server: RunningServer,
+  notifier: Notifier | null,
+  options: ForegroundOptions,
+): Promise<number> {
+  const endNotices = notifier === null ? null : keepInformed(notifier, () => server.traffic());
   const { network, address } = options.configuration;
   let signal: StopSignal | null = null;
   const onSignal = (name: StopSignal): void => {
     // The second one ends at once: the kernel takes the device and the lock with the process.
     if (signal !== null) process.kill(process.pid, 'SIGKILL');
     signal = name;
+    notifier?.stopping();
     void server.stop();
   };
   process.on('SIGINT', onSignal);
   process.on('SIGTERM', onSignal);
+  notifier?.ready();
   const { device, port } = server.opened;
   await options.onReady({
     firstInvite: server.firstInvite,
@@ -59,6 +79,7 @@ async function untilStopped(server: RunningServer, options: ForegroundOptions): 
     },
   });
   const reason = await server.stopped;
+  endNotices?.();
   process.off('SIGINT', onSignal);
   process.off('SIGTERM', onSignal);
   if (reason !== null) throw reason;

@@ -2,8 +2,8 @@
 import { ExitCode } from '../shared/errors.ts';
 import type { CommandSpec } from '../shared/program.ts';
 import type { Check } from './doctor.ts';
-import { callServer, findPlace, type PlaceOptions } from './place.ts';
-import { RUN, STATE } from './place-options.ts';
+import { callServer, findPlace, type PlaceOptions, readConfiguration } from './place.ts';
+import { CONFIG, RUN, STATE } from './place-options.ts';
 
 export const doctorCommand: CommandSpec<PlaceOptions> = {
   usage: 'doctor',
@@ -30,6 +30,28 @@ export const cleanupCommand: CommandSpec<PlaceOptions> = {
     const reply = await cleanUp(stateDirectory, runDirectory);
     const text = reply.undone.map((what) => `undone: ${what}`).join('\n');
     output.facts(reply, text === '' ? 'There was nothing to undo.' : text);
+    return undefined;
+  },
+};
+
+export const serviceCommand: CommandSpec<PlaceOptions> = {
+  usage: 'service',
+  summary: 'print the systemd unit of the server, with the paths of this installation',
+  examples: [
+    'vpn-server service > /etc/systemd/system/vpn-server.service',
+    'vpn-server service --config /etc/culvert/server.yaml',
+  ],
+  options: [CONFIG],
+  run: async ({ options, output, env }) => {
+    const { ownPaths, unitText } = await import('./service-unit.ts');
+    const { listen } = await readConfiguration(findPlace(options, env), {});
+    const paths = ownPaths();
+    const unit = unitText(paths, listen.port);
+    output.facts({ unit }, unit.trimEnd());
+    const hidden = [paths.node, paths.program].find((path) => /^\/(home|root)\//.test(path));
+    if (hidden !== undefined) {
+      output.warn(`the service cannot read ${hidden}: install for all, as with npm install -g`);
+    }
     return undefined;
   },
 };

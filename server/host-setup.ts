@@ -99,6 +99,9 @@ export class HostSetup {
   }
 }
 
-function natSettings({ nat, clientToClient, network, push }: ServerConfiguration): NatSettings {
-  return { nat, clientToClient, networks: [formatNetwork(network)], routes: push.routes };
+function natSettings(configuration: ServerConfiguration): NatSettings {
+  const { nat, clientToClient, network, network6, push, groups, peers } = configuration;
+  const networks = [formatNetwork(network), ...(network6 === null ? [] : [network6])];
+  const own = [...groups.values(), ...peers.values()].flatMap((given) => given.push.routes ?? []);
+  return { nat, clientToClient, networks, routes: [...new Set([...push.routes, ...own])] };
 }

@@ -43,9 +43,16 @@ export function findPlace(options: PlaceOptions, env: Environment): Place {
     runDirectory: run,
     socketPath: join(run, 'server.sock'),
     configPath:
-      named === undefined ? (existsSync(DEFAULT_CONFIG) ? DEFAULT_CONFIG : null) : resolve(named),
+      named === undefined
+        ? ([...credential(env), DEFAULT_CONFIG].find((path) => existsSync(path)) ?? null)
+        : resolve(named),
     environment: env,
   };
+}
+
+/** LoadCredential=server.yaml:... of systemd: settings that only root may read. */
+function credential({ CREDENTIALS_DIRECTORY: directory }: Environment): string[] {
+  return directory === undefined ? [] : [join(directory, 'server.yaml')];
 }
 
 export type SettingFlags = Partial<Record<SettingName, string>>;

@@ -104,7 +104,8 @@ function dropsText(drops: Readonly<Record<string, number>>): string {
   return counted.map(([reason, count]) => `${reason} ${count}`).join(', ') || 'none';
 }
 
-function bytesText(bytes: number): string {
+/** `3.2 MiB`. */
+export function bytesText(bytes: number): string {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
   let value = bytes;
   let unit = 0;

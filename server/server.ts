@@ -35,6 +35,7 @@ import { RefusalLog } from './refusal-log.ts';
 import type { Registry } from './registry.ts';
 import { LiveSettings, type LiveSettingsOptions, type ReloadReply } from './reload.ts';
 import { localMethods } from './rpc.ts';
+import { sumTraffic, type Traffic } from './service-notices.ts';
 import { settingNotes } from './setting-notes.ts';
 import { StampReserve } from './stamp-reserve.ts';
 import { createRegistry, openState, registryPolicy, type ServerState } from './state.ts';
@@ -70,6 +71,7 @@ export interface RunningServer {
   /** Throws VpnError CONFIG_*, and then nothing has changed. */
   reload(): Promise<ReloadReply>;
   stop(): Promise<void>;
+  traffic(): Traffic;
 }
 
 /**
@@ -232,6 +234,7 @@ class Server {
       stopped: this.#stopped,
       reload: () => this.#settings.reload(),
       stop: () => this.#stop(null),
+      traffic: () => sumTraffic(this.#engine.peers(), this.#registry.peers()),
     };
   }
 
