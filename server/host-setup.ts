@@ -1,7 +1,7 @@
 /**
  * What a running server changes on its host beside its own device: owns the undo journal, cleans
- * up after a server that was killed, keeps the way out in line with the routes, and takes all of
- * it back at the end.
+ * up after a server that was killed, keeps the way out in line with the routes, runs hooks, and
+ * takes its changes back at the end.
  */
 import { VpnError } from '../shared/errors.ts';
 import type { Logger } from '../shared/log.ts';
@@ -9,6 +9,8 @@ import { Journal } from '../shared/system/journal.ts';
 import { type NetworkWatch, watchNetwork } from '../shared/system/netlink-watch.ts';
 import type { ServerConfiguration } from './configuration.ts';
 import { type Check, checkHost } from './doctor.ts';
+import type { Events } from './events.ts';
+import { Hooks } from './hooks.ts';
 import { formatNetwork } from './ipv4.ts';
 import { Nat, type NatSettings, type NatStatus } from './nat.ts';
 
@@ -22,6 +24,9 @@ export interface HostSetupOptions {
   readonly device: string;
   readonly journalPath: string;
   readonly configuration: ServerConfiguration;
+  readonly events: Events;
+  /** Tunnel address of a peer, for its hooks. */
+  readonly addressOf: (peer: string) => string | null;
   readonly log: Logger;
 }
 
@@ -30,14 +35,17 @@ export class HostSetup {
   readonly journal: Journal;
   readonly #log: Logger;
   readonly #nat: Nat;
+  readonly #hooks: Hooks;
   #watch: NetworkWatch | null = null;
   #timer: NodeJS.Timeout | null = null;
 
   /** Changes nothing yet. Errors: STATE_UNUSABLE for the journal. */
-  constructor({ device, journalPath, configuration, log }: HostSetupOptions) {
+  constructor({ device, journalPath, configuration, events, addressOf, log }: HostSetupOptions) {
     this.journal = new Journal(journalPath);
     this.#log = log;
     this.#nat = new Nat(device, natSettings(configuration), this.journal, log);
+    const settings = configuration.hooks;
+    this.#hooks = new Hooks(events, { settings, device, addressOf, log });
   }
 
   /** Undoes what a killed server left, then sets up. Errors: STATE_UNUSABLE. */
@@ -54,6 +62,7 @@ export class HostSetup {
 
   /** New settings, effective at once. */
   change(configuration: ServerConfiguration): Promise<void> {
+    this.#hooks.change(configuration.hooks);
     return this.#nat.change(natSettings(configuration));
   }
 
@@ -69,6 +78,7 @@ export class HostSetup {
 
   /** Everything back as it was; what could not be undone stays in the journal. Idempotent. */
   async close(): Promise<void> {
+    this.#hooks.close();
     this.#watch?.close();
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.#timer = null;

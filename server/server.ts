@@ -302,7 +302,9 @@ class Server {
   #setUpHost({ device }: Interface): HostSetup {
     const { configuration, socketPath, log } = this.#options;
     const journal = journalPath(dirname(socketPath));
-    return new HostSetup({ device, journalPath: journal, configuration, log });
+    const addressOf = (name: string) => this.#registry.peerNamed(name)?.record.address ?? null;
+    const found = { events: this.#events, addressOf, log };
+    return new HostSetup({ device, journalPath: journal, configuration, ...found });
   }
 
   /** Brings changed settings into force; nobody is dropped. */

@@ -4,13 +4,14 @@
  *
  *   a eth0 10.77.1.2 ---- 10.77.1.1 s1 server
  */
-import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
 import { inNet } from './harness.ts';
 import { layStar } from './topology.ts';
 import { Client, vpn } from './vpn.ts';
+import { eventually } from './waiting.ts';
 
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 const USER = 61_234;
@@ -46,7 +47,9 @@ test('a user with CAP_NET_ADMIN alone serves, forwards, and tells systemd how it
     const folder = join(net.directory, 'service');
     mkdirSync(folder, { mode: 0o700 });
     await net.must('server', 'chown', [String(USER), folder]);
-    writeFileSync(join(net.directory, 'server.yaml'), 'endpoint: 10.77.1.1\n');
+    const came = join(folder, 'came');
+    const settings = `endpoint: 10.77.1.1\nhooks: { connected: [[/usr/bin/tee, ${came}]] }\n`;
+    writeFileSync(join(net.directory, 'server.yaml'), settings);
     const notices = join(net.directory, 'notices');
     const systemd = net.start('server', 'python3', ['-c', LISTENER, notices]);
     await systemd.says(/bound/);
@@ -75,6 +78,15 @@ test('a user with CAP_NET_ADMIN alone serves, forwards, and tells systemd how it
     expect(await net.reaches('a', '192.168.1.1')).toBe(true);
     await systemd.says(/STATUS=1 peer connected, [\d.]+ \w+\/s in/);
     await systemd.says(/WATCHDOG=1\n(.|\n)*WATCHDOG=1/);
+
+    const hook = await eventually('the hook ran', 5_000, () => {
+      return existsSync(came) && readFileSync(came, 'utf8');
+    });
+    expect(JSON.parse(hook)).toMatchObject({
+      type: 'connected',
+      peer: 'a',
+      device: expect.stringMatching(/^cvs/),
+    });
 
     // Its user, its privilege, and no core dump.
     const proc = (file: string) => readFileSync(`/proc/${server.pid}/${file}`, 'latin1');
