@@ -2,9 +2,14 @@
  * Questions to the host before and while the server runs: which address do others reach us at,
  * which networks are already here. Changes nothing.
  */
+import { realpathSync } from 'node:fs';
 import { isIPv4 } from 'node:net';
+import { toHex } from '../shared/bytes.ts';
 import { type Cidr, cidrText, overlaps, parseCidr } from '../shared/cidr.ts';
+import { hash } from '../shared/noise/crypto.ts';
 import { readLinks, routeTo } from '../shared/system/link.ts';
+import type { ServerConfiguration } from './configuration.ts';
+import { formatNetwork } from './ipv4.ts';
 
 /**
  * Any address out there, of the networks kept for documentation (RFC 5737, RFC 3849); nothing is
@@ -49,4 +54,26 @@ export async function overlappingLinks(network: string): Promise<Overlap[]> {
     }
   }
   return found;
+}
+
+/** Overlaps of the tunnel networks with those of this host, each with a sentence. */
+export async function tunnelOverlaps({
+  network,
+  network6,
+}: ServerConfiguration): Promise<(Overlap & { readonly what: string })[]> {
+  const found: (Overlap & { readonly what: string })[] = [];
+  for (const text of [formatNetwork(network), ...(network6 === null ? [] : [network6])]) {
+    const what = `${text} overlaps a network of this host; choose another with --network`;
+    for (const overlap of await overlappingLinks(text)) found.push({ ...overlap, what });
+  }
+  return found;
+}
+
+/**
+ * Device name of a state directory: the folder of the control sockets that `wg` uses is shared by
+ * all network namespaces, so that a plain `%d` would clash between instances.
+ */
+export function defaultDevice(stateDirectory: string): string {
+  const path = new TextEncoder().encode(realpathSync(stateDirectory));
+  return `cvs${toHex(hash(path)).slice(0, 6)}`;
 }

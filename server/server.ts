@@ -6,12 +6,11 @@ import { existsSync, realpathSync, rmSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { PublicKey } from '../keys/keypair.ts';
 import { bootClock as clock, createDataPlane } from '../native/index.ts';
-import { toHex } from '../shared/bytes.ts';
 import type { DismissalReason } from '../shared/control/messages.ts';
 import type { Interface, PeerId } from '../shared/dataplane.ts';
 import { VpnError } from '../shared/errors.ts';
 import type { Logger } from '../shared/log.ts';
-import { hash, randomBytes } from '../shared/noise/crypto.ts';
+import { randomBytes } from '../shared/noise/crypto.ts';
 import { Engine, type EngineEvent, type PeerStatus, TICK_MS } from '../shared/session/engine.ts';
 import { addAddress, bringUp } from '../shared/system/link.ts';
 import { type LocalSocket, serveLocalSocket } from '../shared/system/local-socket.ts';
@@ -24,9 +23,9 @@ import { journalPath } from './cleanup.ts';
 import type { ServerConfiguration } from './configuration.ts';
 import { ControlService } from './control-service.ts';
 import { Events } from './events.ts';
-import { outwardAddress, overlappingLinks } from './host-check.ts';
+import { defaultDevice, outwardAddress, tunnelOverlaps } from './host-check.ts';
 import { HostSetup } from './host-setup.ts';
-import { formatIpv4, formatNetwork } from './ipv4.ts';
+import { formatIpv4 } from './ipv4.ts';
 import type { Member } from './member.ts';
 import { PeerRoutes } from './peer-routes.ts';
 import { Policy } from './policy.ts';
@@ -91,15 +90,6 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     if (isNew) rmSync(options.stateDirectory, { recursive: true, force: true });
     throw error;
   }
-}
-
-/**
- * Device name of a state directory: the folder of the control sockets that `wg` uses is shared by
- * all network namespaces, so that a plain `%d` would clash between instances.
- */
-function defaultDevice(stateDirectory: string): string {
-  const path = new TextEncoder().encode(realpathSync(stateDirectory));
-  return `cvs${toHex(hash(path)).slice(0, 6)}`;
 }
 
 class Server {
@@ -200,7 +190,9 @@ class Server {
     const { log, socketPath, settings } = this.#options;
     const firstStart = this.#state.store.settings() === null;
     for (const warning of this.#settings.current.warnings) log.warn(warning);
-    await this.#warnOfOverlap();
+    for (const { what, ...where } of await tunnelOverlaps(this.#options.configuration)) {
+      log.warn(where, what);
+    }
     this.#opened = this.#open();
     this.#startedAt = clock.now();
     this.#admitAll();
@@ -344,16 +336,6 @@ class Server {
       changedBy: 'vpn-server invite and vpn-server revoke',
       log: this.#options.log,
     });
-  }
-
-  async #warnOfOverlap(): Promise<void> {
-    const { network, network6 } = this.#options.configuration;
-    for (const text of [formatNetwork(network), ...(network6 === null ? [] : [network6])]) {
-      for (const { device, address } of await overlappingLinks(text)) {
-        const what = `${text} overlaps a network of this host; choose another with --network`;
-        this.#options.log.warn({ device, address }, what);
-      }
-    }
   }
 
   async #firstInvite(): Promise<InviteReply | null> {
