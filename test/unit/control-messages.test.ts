@@ -32,6 +32,10 @@ const messages: ControlMessage[] = [
   { type: 'enrolled', id: 1, name: 'laptop' },
   { type: 'refused', id: 1, reason: 'poolExhausted' },
   { type: 'refused', id: 1, reason: 'unknownPeer', detail: 'why' },
+  { ...lease, version: 'a1' },
+  { ...lease, type: 'push', version: 'a1' },
+  { type: 'applied', id: 7, version: 'a1', notApplied: ['name server 10.0.0.1'] },
+  { type: 'applied', id: 7, notApplied: [] },
   { type: 'bye' },
 ];
 
@@ -171,6 +175,11 @@ describe('control bodies', () => {
       { ...lease, prefixLength: 33 },
       { ...lease, routes: Array.from({ length: 1025 }, () => '') },
       { ...lease, mtu: '1420' },
+      { ...lease, type: 'push', id: undefined },
+      { ...lease, type: 'push', version: 'x'.repeat(65) },
+      { type: 'applied', id: 1, version: 'a' },
+      { type: 'applied', id: 1, notApplied: Array(33).fill('') },
+      { type: 'applied', id: 1, notApplied: ['x'.repeat(201)] },
     ]) {
       expect(resultOf(value)).toBe('malformed');
     }

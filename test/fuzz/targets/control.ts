@@ -26,6 +26,11 @@ const MESSAGES: readonly ControlMessage[] = [
   },
   { type: 'enrolled', id: 3, name: 'laptop' },
   { type: 'refused', id: 4, reason: 'inviteUsed', detail: 'on 1 May' },
+  {
+    ...{ type: 'push', id: 9, address: '10.0.0.2', prefixLength: 8, serverAddress: '10.0.0.1' },
+    ...{ mtu: 0, keepalive: 0, routes: [], dns: [], domains: [], full: true, version: 'a1' },
+  },
+  { type: 'applied', id: 9, version: 'a1', notApplied: ['name server 10.0.0.1'] },
   { type: 'bye' },
 ];
 
@@ -114,7 +119,20 @@ export const control: FuzzTarget = {
     stream([...frameMessage(MESSAGES[0]!, 1), ...frameMessage(MESSAGES[0]!, 1)]),
   ],
   words: [
-    ...['"type":', '"id":', '"lease"', '"enrol"', '"leased"', '"refused"', '"reason":', '"bye"'],
+    ...[
+      '"type":',
+      '"id":',
+      '"lease"',
+      '"enrol"',
+      '"leased"',
+      '"push"',
+      '"applied"',
+      '"version":',
+      '"notApplied":',
+      '"refused"',
+      '"reason":',
+      '"bye"',
+    ],
     ...[
       '"detail":',
       '"routes":[',
