@@ -1,10 +1,29 @@
-# The addon, and with -Dculvert_selftest=1 also the native selftest, plain and under
-# AddressSanitizer and UBSan. scripts/build-addon.mjs and scripts/native-selftest.mjs build them.
+# The addon; with -Dculvert_selftest=1 also the native selftest, plain and under sanitizers; with
+# -Dculvert_sanitize=1 also the addon under AddressSanitizer and UBSan. scripts/build-addon.mjs,
+# scripts/native-selftest.mjs and scripts/sanitize.mjs build them.
 {
   'variables': {
     'culvert_selftest%': 0,
+    'culvert_sanitize%': 0,
     # 1 when libipsec-mb can be built in.
     'culvert_ipsec_mb%': '<!(node -p "require(\'fs\').existsSync(\'/usr/include/intel-ipsec-mb.h\') ? 1 : 0")',
+    'culvert_addon_defines': [
+      'NAPI_VERSION=8',
+      'NAPI_DISABLE_CPP_EXCEPTIONS',
+      # A worker thread that is terminated inside a call cannot throw; that is no reason to abort.
+      'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS',
+    ],
+    # As system headers: their warnings are not ours.
+    'culvert_addon_cflags': [
+      '-isystem <(node_root_dir)/include/node',
+      '-isystem <!(node -p "require(\'path\').resolve(require(\'node-addon-api\').include_dir)")',
+    ],
+    'culvert_sanitizer_cflags': [
+      '-g',
+      '-fsanitize=address,undefined',
+      '-fno-sanitize-recover=all',
+      '-fno-omit-frame-pointer',
+    ],
     # The data plane: everything but the addon's binding and programs of their own.
     'culvert_sources': [
       '<!@(node -p "require(\'fs\').readdirSync(\'native\').filter((f) => /[.]cc$/.test(f) && !/^(addon|selftest.*|bench.*|fuzz.*)[.]cc$/.test(f)).map((f) => \'native/\' + f).join(\' \')")',
@@ -35,21 +54,33 @@
   'targets': [
     {
       'target_name': 'culvert',
-      'defines': [
-        'NAPI_VERSION=8',
-        'NAPI_DISABLE_CPP_EXCEPTIONS',
-        # A worker thread that is terminated inside a call cannot throw; that is no reason to abort.
-        'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS',
-      ],
-      # As system headers: their warnings are not ours.
-      'cflags_cc': [
-        '-isystem <(node_root_dir)/include/node',
-        '-isystem <!(node -p "require(\'path\').resolve(require(\'node-addon-api\').include_dir)")',
-      ],
+      'defines': ['<@(culvert_addon_defines)'],
+      'cflags_cc': ['<@(culvert_addon_cflags)'],
       'sources': ['native/addon.cc', '<@(culvert_sources)'],
     },
   ],
   'conditions': [
+    [
+      'culvert_sanitize==1',
+      {
+        'targets': [
+          {
+            'target_name': 'culvert_sanitized',
+            'defines': ['<@(culvert_addon_defines)'],
+            'cflags_cc': [
+              '<@(culvert_addon_cflags)',
+              '<@(culvert_sanitizer_cflags)',
+              # As for the selftest, and for the same reason.
+              '-Wno-array-bounds',
+              '-Wno-stringop-overflow',
+              '-Wno-stringop-overread',
+            ],
+            'sources': ['native/addon.cc', '<@(culvert_sources)'],
+            'libraries': ['-fsanitize=address,undefined'],
+          },
+        ],
+      },
+    ],
     [
       'culvert_selftest==1',
       {
@@ -83,13 +114,7 @@
             'sources': ['<@(selftest_sources)'],
             'libraries': ['<@(selftest_libraries)', '-fsanitize=address,undefined'],
             'include_dirs/': [['exclude', 'include/node']],
-            'cflags_cc': [
-              '<@(selftest_cflags)',
-              '-g',
-              '-fsanitize=address,undefined',
-              '-fno-sanitize-recover=all',
-              '-fno-omit-frame-pointer',
-            ],
+            'cflags_cc': ['<@(selftest_cflags)', '<@(culvert_sanitizer_cflags)'],
           },
         ],
       },
