@@ -6,12 +6,13 @@
  * then its status or its error. After that the pipe is closed and nobody listens any more.
  */
 import { spawn } from 'node:child_process';
-import { closeSync, mkdirSync, openSync, renameSync, statSync } from 'node:fs';
+import { closeSync, openSync, renameSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { ERRORS, type ErrorCode, ExitCode, VpnError } from '../shared/errors.ts';
 import type { Output } from '../shared/program.ts';
+import { makeDirectory } from '../shared/system/make-directory.ts';
 import type { ClientStatus } from './status.ts';
 
 /** A log file above this size is set aside at the next start; one older file is kept. */
@@ -94,7 +95,7 @@ function failure({ code, message, hint }: { code: ErrorCode; message: string; hi
 /** The log file to append to. Errors: STATE_UNUSABLE. */
 function openLog(path: string): number {
   try {
-    mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+    makeDirectory(dirname(path), 0o700);
     if ((statSync(path, { throwIfNoEntry: false })?.size ?? 0) > LOG_BYTES) {
       renameSync(path, `${path}.1`);
     }

@@ -1,9 +1,10 @@
 /** The host as far as the client touches it, in one value: tests bring another one. */
-import { mkdirSync, realpathSync } from 'node:fs';
+import { realpathSync } from 'node:fs';
 import { toHex } from '../shared/bytes.ts';
 import type { Clock } from '../shared/clock.ts';
 import type { DataPlane } from '../shared/dataplane.ts';
 import { hash } from '../shared/noise/crypto.ts';
+import { makeDirectory } from '../shared/system/make-directory.ts';
 import { watchNetwork } from '../shared/system/netlink-watch.ts';
 import { type Run, run } from '../shared/system/run.ts';
 import { type LookUp, systemLookUp } from './resolve.ts';
@@ -37,7 +38,7 @@ export async function thisHost(): Promise<ClientHost> {
  * would clash between instances.
  */
 export function defaultDevice(folder: string): string {
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  makeDirectory(folder, 0o700);
   const path = new TextEncoder().encode(realpathSync(folder));
   return `cvc${toHex(hash(path)).slice(0, 6)}`;
 }

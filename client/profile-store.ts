@@ -9,7 +9,7 @@
  * Every file is written atomically. The own key is on disk before the server hears of it, so an
  * enrolment that was cut off anywhere can be taken up again.
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { readKeyFile, writeKeyFile, writeOwnerOnly } from '../keys/key-file.ts';
@@ -26,6 +26,7 @@ import type { Invite } from '../shared/control/invite.ts';
 import { VpnError } from '../shared/errors.ts';
 import type { Logger } from '../shared/log.ts';
 import { formatHostPort, type HostPort, parseHostPort } from '../shared/profile.ts';
+import { makeDirectory } from '../shared/system/make-directory.ts';
 
 const TIMESTAMP_BYTES = 12;
 const FIRST_KEY_FILE = 'client.key';
@@ -275,7 +276,7 @@ function write(directory: string, file: string, membership: Membership): void {
 
 function makeFolder(directory: string): void {
   try {
-    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    makeDirectory(directory, 0o700);
   } catch (error) {
     throw unusable(directory, error);
   }

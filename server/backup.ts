@@ -2,13 +2,14 @@
  * Backups of a state directory and the way back: on demand to any file, by itself once a day and
  * at each start into `backups/`. The file's format is store/backup-file.ts.
  */
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { readKeyFile, writeOwnerOnly } from '../keys/key-file.ts';
 import { keyToBase64, type PrivateKey } from '../keys/keypair.ts';
 import { wipe } from '../shared/bytes.ts';
 import { VpnError } from '../shared/errors.ts';
 import { acquireInstanceLock } from '../shared/system/instance-lock.ts';
+import { makeDirectory } from '../shared/system/make-directory.ts';
 import { timeText } from './expiry.ts';
 import { IDENTITY_FILE } from './identity.ts';
 import { extractStore, readBackup, writeBackup } from './store/backup-file.ts';
@@ -61,7 +62,7 @@ export function backUp(
 /** Writes today's backup and forgets those older than a week. Throws as backUp(). */
 export function backUpToday(directory: string, now: number): void {
   const folder = join(directory, FOLDER);
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  makeDirectory(folder, 0o700);
   backUp(directory, todaysFile(directory, now), { now, replace: true });
   keepNewest(folder, AUTOMATIC, KEPT_DAYS);
 }
@@ -152,7 +153,7 @@ function setAside(directory: string, now: number): string | null {
   const database = join(directory, STORE_FILE);
   if (!existsSync(database)) return null;
   const folder = join(directory, FOLDER);
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  makeDirectory(folder, 0o700);
   const target = join(folder, `replaced-${timeText(now).replaceAll(':', '-')}.db`);
   for (const suffix of ['-wal', '-shm', '']) {
     if (existsSync(database + suffix)) renameSync(database + suffix, target + suffix);

@@ -2,12 +2,13 @@
  * The Store on SQLite: one file, WAL, synchronous FULL, foreign keys. Owns SQL and the file;
  * decides nothing.
  */
-import { existsSync, mkdirSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { dirname } from 'node:path';
 import Database from 'better-sqlite3';
 import type { PublicKey } from '../../keys/keypair.ts';
 import { keyFromBase64, keyToBase64 } from '../../keys/keypair.ts';
 import { VpnError } from '../../shared/errors.ts';
+import { makeDirectory } from '../../shared/system/make-directory.ts';
 import {
   bytesOf,
   columnOf,
@@ -48,7 +49,7 @@ export function openSqliteStore(path: string): SqliteStore {
   const umask = process.umask(0o077);
   let db: Database.Database | null = null;
   try {
-    mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+    makeDirectory(dirname(path), 0o700);
     db = new Database(path, { timeout: 2_000 });
     if (!isNew) requireIntact(db, path);
     db.pragma('journal_mode = WAL');

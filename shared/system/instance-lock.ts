@@ -7,9 +7,10 @@
  * it inherits: the lock belongs to the open file both share, so it stays when flock has ended.
  */
 import { spawnSync } from 'node:child_process';
-import { closeSync, ftruncateSync, mkdirSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { closeSync, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { VpnError } from '../errors.ts';
+import { makeDirectory } from './make-directory.ts';
 
 /** Exit code asked of flock for a lock that another process holds. */
 const HELD = 75;
@@ -27,7 +28,7 @@ export function acquireInstanceLock(directory: string, program: string): Instanc
   const path = join(directory, `${program}.lock`);
   let fd: number;
   try {
-    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    makeDirectory(directory, 0o700);
     fd = openSync(path, 'a+', 0o600);
   } catch (cause) {
     throw new VpnError('LOCK_FAILED', `cannot open ${path}`, { cause });

@@ -6,7 +6,6 @@
 import {
   closeSync,
   fsyncSync,
-  mkdirSync,
   openSync,
   readFileSync,
   renameSync,
@@ -18,6 +17,7 @@ import { dirname } from 'node:path';
 import { z } from 'zod';
 import { VpnError } from '../errors.ts';
 import { formerFile, missingFolders, readFormer, replaceFile, restoreFile } from './file-change.ts';
+import { makeDirectory } from './make-directory.ts';
 import { commandFailure, type Run, run } from './run.ts';
 
 /** One command: program and arguments. */
@@ -214,7 +214,7 @@ export class Journal {
         rmSync(this.#path, { force: true });
         return;
       }
-      mkdirSync(dirname(this.#path), { recursive: true, mode: 0o700 });
+      makeDirectory(dirname(this.#path), 0o700);
       const temporary = `${this.#path}.new`;
       const fd = openSync(temporary, 'w', 0o600);
       try {

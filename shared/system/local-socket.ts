@@ -3,10 +3,11 @@
  * Both ends: the running program serves, its other commands call. What the methods mean is the
  * programs' business. Lines are bounded, so a stranger's input cannot fill the memory.
  */
-import { existsSync, mkdirSync, unlinkSync } from 'node:fs';
+import { existsSync, unlinkSync } from 'node:fs';
 import { createConnection, createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import { ERRORS, type ErrorCode, VpnError } from '../errors.ts';
+import { makeDirectory } from './make-directory.ts';
 
 /** Longest request line, bytes. */
 const MAX_REQUEST = 1 << 20;
@@ -56,7 +57,7 @@ export async function serveLocalSocket(
 ): Promise<LocalSocket> {
   requireShortPath(path);
   try {
-    mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+    makeDirectory(dirname(path), 0o700);
   } catch (cause) {
     throw new VpnError('SOCKET_FAILED', `cannot make the directory ${dirname(path)}`, { cause });
   }

@@ -3,7 +3,7 @@
  * file and its connections, and answers requests by calling its device. All network namespaces
  * share the folder: a name may be taken by somebody else's living socket.
  */
-import { linkSync, lstatSync, mkdirSync, unlinkSync } from 'node:fs';
+import { linkSync, lstatSync, unlinkSync } from 'node:fs';
 import { createConnection, createServer, type Server, type Socket } from 'node:net';
 import { constants } from 'node:os';
 import { join } from 'node:path';
@@ -12,6 +12,7 @@ import type { PrivateKey } from '../../keys/keypair.ts';
 import { type ErrorCode, VpnError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Engine } from '../session/engine.ts';
+import { makeDirectory } from '../system/make-directory.ts';
 import { type DeviceView, formatDevice, formatErrno } from './reply.ts';
 import { type DeviceChange, type Request, RequestReader } from './request.ts';
 
@@ -68,7 +69,7 @@ export async function serveWireguardSocket(options: SocketOptions): Promise<Wire
     void answer(connection, options);
   });
   try {
-    mkdirSync(directory, { recursive: true, mode: 0o755 });
+    makeDirectory(directory, 0o755);
     await listen(server, hidden);
     await claim(hidden, path);
   } catch (cause) {
