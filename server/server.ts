@@ -18,6 +18,7 @@ import { requireTun } from '../shared/system/require-tun.ts';
 import { offerWireguardSocket, type WireguardSocket } from '../shared/uapi/socket.ts';
 import { serverAddress6 } from './addresses.ts';
 import { Administration, type InviteReply } from './administration.ts';
+import { applySettings } from './apply-settings.ts';
 import { backUpToday, lacksBackup } from './backup.ts';
 import { journalPath } from './cleanup.ts';
 import type { ServerConfiguration } from './configuration.ts';
@@ -37,7 +38,7 @@ import { localMethods } from './rpc.ts';
 import { sumTraffic, type Traffic } from './service-notices.ts';
 import { settingNotes } from './setting-notes.ts';
 import { StampReserve } from './stamp-reserve.ts';
-import { createRegistry, openState, registryPolicy, type ServerState } from './state.ts';
+import { createRegistry, openState, type ServerState } from './state.ts';
 import { readStatus } from './status.ts';
 import type { SavedSettings } from './store/store.ts';
 
@@ -299,16 +300,16 @@ class Server {
     return new HostSetup({ device, journalPath: journal, configuration, ...found });
   }
 
-  /** Brings changed settings into force; nobody is dropped. */
   async #applySettings(next: ServerConfiguration, changed: readonly string[]): Promise<string[]> {
-    const { log, mtu, fwmark, clientToClient } = next;
-    if (changed.includes('log')) this.#options.log.level = log;
-    const notes = this.#registry.reconfigure(registryPolicy(next), clock.wall().seconds);
-    if (this.#opened !== null) {
-      this.#engine.configure({ mtu, fwmark, clientToClient });
-      if (changed.includes('mtu')) await bringUp(this.#opened.device, mtu);
-    }
-    await this.#host?.change(next);
+    const targets = {
+      registry: this.#registry,
+      engine: this.#engine,
+      opened: this.#opened,
+      host: this.#host,
+      log: this.#options.log,
+      now: clock.wall().seconds,
+    };
+    const notes = await applySettings(targets, next, changed);
     this.#peersChanged();
     return [...notes, ...this.#settingNotes()];
   }
