@@ -4,7 +4,8 @@
  *   a eth0 10.77.1.2 ---- 10.77.1.1 s1 server out1 10.88.1.2 ---- 10.88.1.1 up1 inet, lo
  *                                         out2 10.88.2.2 ---- 10.88.2.1 up2 203.0.113.9
  *
- * The server's default route goes by out1, whose MTU is 1400.
+ * The server's default route goes by out1, whose MTU is 1400. IPv6 beside it: 2001:db8:1::/64 on out1,
+ * 2001:db8:99::9 on lo.
  */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -16,6 +17,7 @@ import { Client, commandLine, Server, vpn } from './vpn.ts';
 import { eventually } from './waiting.ts';
 
 const INTERNET = '203.0.113.9';
+const INTERNET6 = '2001:db8:99::9';
 const HOSTS = ['server', 'a', 'inet'] as const;
 
 function layNetwork(net: Net): void {
@@ -24,8 +26,8 @@ function layNetwork(net: Net): void {
     { host: 'a', device: 'eth0', addresses: ['10.77.1.2/24'] },
   );
   net.wire(
-    { host: 'server', device: 'out1', addresses: ['10.88.1.2/24'] },
-    { host: 'inet', device: 'up1', addresses: ['10.88.1.1/24'] },
+    { host: 'server', device: 'out1', addresses: ['10.88.1.2/24', '2001:db8:1::2/64'] },
+    { host: 'inet', device: 'up1', addresses: ['10.88.1.1/24', '2001:db8:1::1/64'] },
     { mtu: 1400 },
   );
   net.wire(
@@ -33,6 +35,8 @@ function layNetwork(net: Net): void {
     { host: 'inet', device: 'up2', addresses: ['10.88.2.1/24'] },
   );
   net.ip('inet', 'address', 'add', `${INTERNET}/32`, 'dev', 'lo');
+  net.ip('inet', 'address', 'add', `${INTERNET6}/128`, 'dev', 'lo');
+  net.ip('server', 'route', 'add', 'default', 'via', '2001:db8:1::1');
   net.ip('server', 'route', 'add', 'default', 'via', '10.88.1.1');
   net.ip('a', 'route', 'add', 'default', 'via', serverAddress(1));
   net.remember();
@@ -42,9 +46,13 @@ function layNetwork(net: Net): void {
 async function connectThrough(net: Net, server: Server): Promise<Client> {
   const profile = await server.profile('a', 1);
   const file = join(net.directory, 'a.conf');
-  writeFileSync(file, profile.replace(/^(AllowedIPs = .*)$/m, `$1, 203.0.113.0/24`), {
-    mode: 0o600,
-  });
+  writeFileSync(
+    file,
+    profile.replace(/^(AllowedIPs = .*)$/m, `$1, 203.0.113.0/24, 2001:db8:99::/64`),
+    {
+      mode: 0o600,
+    },
+  );
   const client = new Client(net, 'a');
   await client.connect(file);
   return client;
@@ -53,7 +61,7 @@ async function connectThrough(net: Net, server: Server): Promise<Client> {
 interface NatReply {
   readonly state: string;
   readonly reason: string | null;
-  readonly outside: { readonly ipv4: string | null };
+  readonly outside: { readonly ipv4: string | null; readonly ipv6: string | null };
   readonly obstacles: readonly { readonly where: string; readonly fix: readonly string[] }[];
 }
 
@@ -76,11 +84,13 @@ test('clients reach the internet, by whichever way the route goes, and nothing i
   await inNet(HOSTS, async (net) => {
     layNetwork(net);
     // One device forwards already and must do so afterwards.
-    net.sysctl('server', 'net.ipv4.conf.s1.forwarding=1');
+    net.sysctl('server', 'net.ipv4.conf.s1.forwarding=1', 'net.ipv6.conf.s1.forwarding=1');
     net.remember();
-    const server = await new Server(net).start('--nat', 'auto');
+    const config = join(net.directory, 'server.yaml');
+    writeFileSync(config, 'network6: fd77::/64\n');
+    const server = await new Server(net).start('--nat', 'auto', '--config', config);
     const a = await connectThrough(net, server);
-    expect((await natOf(server)).outside).toEqual({ ipv4: 'out1', ipv6: null });
+    expect((await natOf(server)).outside).toEqual({ ipv4: 'out1', ipv6: 'out1' });
 
     await startEcho(net, 'inet', INTERNET);
     const wire = await net.capture('inet', 'up1', `host ${INTERNET}`);
@@ -94,9 +104,19 @@ test('clients reach the internet, by whichever way the route goes, and nothing i
     // 1400 of out1 less 40, though the client's device has 1420.
     expect(mss).toEqual([1360]);
 
+    const wire6 = await net.capture('inet', 'up1', `icmp6 and host ${INTERNET6}`);
+    expect(await net.reaches('a', INTERNET6)).toBe(true);
+    const [request] = await wire6.stop();
+    expect(request?.bytes.subarray(22, 38).toString('hex')).toBe(
+      '20010db8000100000000000000000002',
+    );
+
     // Neighbours send to tunnel addresses: to the server's own and into the tunnel.
     net.ip('inet', 'route', 'add', '192.168.1.0/24', 'via', '10.88.1.2');
     const tunnel = await net.capture('a', a.device()?.name ?? '', 'icmp');
+    net.ip('inet', 'route', 'add', 'fd77::/64', 'via', '2001:db8:1::2');
+    expect(await net.reaches('inet', 'fd77::1')).toBe(false);
+    net.ip('inet', 'route', 'delete', 'fd77::/64');
     expect(await net.reaches('inet', '192.168.1.1')).toBe(false);
     expect(await net.reaches('inet', '192.168.1.2')).toBe(false);
     expect(await tunnel.stop()).toEqual([]);
