@@ -40,6 +40,9 @@ export type RefusalReason = (typeof REFUSAL_REASONS)[number];
 
 const id = z.int().min(0).max(0xffff_ffff);
 const text = (max: number) => z.string().max(max);
+/** Sentences of the other end end up on an operator's terminal: nothing that could steer it. */
+const sentence = (max: number) => text(max).transform((value) => value.replace(/\p{Cc}/gu, '?'));
+const version = z.string().regex(/^[\w.-]{1,64}$/);
 /** 44 characters of canonical base64: 32 bytes. */
 const publicKey = z.string().refine((value) => keyFromBase64(value) !== null);
 
@@ -66,7 +69,7 @@ const lease = {
   /** The server asks for all traffic; the client's user decides. */
   full: z.boolean(),
   /** Names the lease as a whole; the client says with it which one it uses. */
-  version: text(64).optional(),
+  version: version.optional(),
 };
 /** Names the key that is to take the place of the sender's own (base64), once it shakes hands. */
 const rotateRequest = z.object({ type: z.literal('rotate'), id, publicKey });
@@ -81,18 +84,18 @@ const pushRequest = z.object({ type: z.literal('push'), id, ...lease });
 const appliedAnswer = z.object({
   type: z.literal('applied'),
   id,
-  version: text(64).optional(),
+  version: version.optional(),
   /** What it did not take, sentences. */
-  notApplied: z.array(text(200)).max(32),
+  notApplied: z.array(sentence(200)).max(32),
 });
 /** The key is noted: it may shake hands. */
 const rotateAnswer = z.object({ type: z.literal('rotating'), id });
-const enrolAnswer = z.object({ type: z.literal('enrolled'), id, name: text(64) });
+const enrolAnswer = z.object({ type: z.literal('enrolled'), id, name: sentence(64) });
 const refusal = z.object({
   type: z.literal('refused'),
   id,
   reason: z.enum(REFUSAL_REASONS).or(text(64).transform((): RefusalReason => 'unknown')),
-  detail: text(200).optional(),
+  detail: sentence(200).optional(),
 });
 
 /** The sender leaves now: no answer. */

@@ -177,12 +177,21 @@ describe('control bodies', () => {
       { ...lease, mtu: '1420' },
       { ...lease, type: 'push', id: undefined },
       { ...lease, type: 'push', version: 'x'.repeat(65) },
+      { ...lease, version: '\u001b[31m' },
       { type: 'applied', id: 1, version: 'a' },
       { type: 'applied', id: 1, notApplied: Array(33).fill('') },
       { type: 'applied', id: 1, notApplied: ['x'.repeat(201)] },
     ]) {
       expect(resultOf(value)).toBe('malformed');
     }
+  });
+
+  it('cannot steer the terminal that shows what a client did not take', () => {
+    const notApplied = ['\u001b[2J', 'a\u009bb\n'];
+    const applied = { type: 'applied', id: 1, notApplied };
+    expect(feed(new Reassembler(), [frameOf(applied)])).toEqual({
+      ...{ type: 'message', message: { ...applied, notApplied: ['?[2J', 'a?b?'] } },
+    });
   });
 
   it('that are no JSON or no UTF-8 are rejected', () => {
