@@ -1,0 +1,246 @@
+/**
+ * What leaves a client's host in the clear, as a capture on its own wire sees it. The server is
+ * the gateway, too, and stands for an attacker in the local network; 10.200.0.1 on it stands for
+ * the internet.
+ *
+ *   a eth0 10.77.1.2 ---- 10.77.1.1 s1 server, lo 10.200.0.1, tun 192.168.1.1
+ */
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import type { Capture, Frame } from './capture.ts';
+import { inNet, type Net } from './harness.ts';
+import { layStar, serverAddress } from './topology.ts';
+import { Client, commandLine, PORT, Server } from './vpn.ts';
+import { delay, eventually } from './waiting.ts';
+
+const TARGET = '10.200.0.1';
+/** An address that a hostile local network claims; nobody has it. */
+const PUBLIC_TARGET = '203.0.113.9';
+const TARGET6 = '2001:db8:9::1';
+
+function lay(net: Net): void {
+  layStar(net, ['a']);
+  net.ip('server', 'address', 'add', `${TARGET}/32`, 'dev', 'lo');
+  net.ip('a', 'address', 'add', '2001:db8:1::2/64', 'dev', 'eth0', 'nodad');
+  net.ip('a', '-6', 'route', 'add', 'default', 'via', '2001:db8:1::1', 'dev', 'eth0');
+  net.remember();
+}
+
+/**
+ * Every IP packet that a sends beyond its local network, but sealed datagrams and the neighbour's
+ * business of IPv6.
+ */
+async function captureClear(net: Net): Promise<Capture> {
+  const [link] = JSON.parse(net.ip('a', '-json', 'link', 'show', 'eth0')) as { address: string }[];
+  const outgoing = `ether src ${link!.address} and (ip or ip6) and not dst net 10.77.1.0/24 and not dst net ff02::/16`;
+  const neighbours = 'icmp6 and ip6[40] >= 130 and ip6[40] <= 143';
+  return net.capture(
+    'a',
+    'eth0',
+    `${outgoing} and not udp dst port ${PORT} and not (${neighbours})`,
+  );
+}
+
+/** The local network gives another address. */
+function readdress(net: Net, from: string, to: string): void {
+  net.ip('a', 'address', 'del', from, 'dev', 'eth0');
+  net.ip('a', 'address', 'add', to, 'dev', 'eth0');
+  net.ip('a', 'route', 'replace', 'default', 'via', serverAddress(1), 'dev', 'eth0');
+}
+
+/** Packets to everything that must not be reached in the clear, until the network is closed. */
+function startTraffic(net: Net): void {
+  for (const target of [TARGET, PUBLIC_TARGET, TARGET6]) {
+    const once = `ping -n -c 2 -i 0.2 -W 1 ${target}`;
+    net.start('a', 'sh', ['-c', `while :; do ${once}; sleep 0.1; done`]);
+  }
+}
+
+const summary = (frames: readonly Frame[]): string[] => [
+  ...new Set(frames.map((frame) => frame.bytes.subarray(14, 54).toString('hex'))),
+];
+
+/** `protection` of `status`. */
+async function protectionOf(client: Client): Promise<string> {
+  const { stdout } = await client.command('status');
+  return (JSON.parse(stdout) as { protection: string }).protection;
+}
+
+test('a full tunnel carries everything but the local network, and IPv6 is silent', async () => {
+  await inNet(['server', 'a'], async (net) => {
+    lay(net);
+    const server = await new Server(net).start();
+    const client = new Client(net, 'a');
+    await client.enrol(await server.invite('a', 1), '--full');
+    await client.program?.says(/connected:/);
+    const capture = await captureClear(net);
+    expect(await net.reaches('a', TARGET)).toBe(true);
+    expect(await net.reaches('a', TARGET6)).toBe(false);
+    expect(summary(await capture.stop())).toEqual([]);
+    const wayTo = (address: string) => net.ip('a', 'route', 'get', address);
+    expect(wayTo(TARGET)).toMatch(/dev cvc/);
+    expect(wayTo(serverAddress(1))).toMatch(/dev eth0/);
+    expect((await client.command('disconnect')).code).toBe(0);
+    await client.program?.end();
+    expect(net.difference('a')).toEqual([]);
+
+    client.begin(`${serverAddress(1)}:${PORT}`, '--full', '--no-lan');
+    await client.program?.says(/connected:/);
+    expect(wayTo(serverAddress(1))).toMatch(/dev cvc/);
+    expect(await net.reaches('a', TARGET)).toBe(true);
+    // The underlay's own network changes; the tunnel goes on.
+    readdress(net, '10.77.1.2/24', '10.77.1.3/24');
+    await eventually('the tunnel is back', 20_000, () => net.reaches('a', TARGET));
+    expect(wayTo(TARGET)).toMatch(/dev cvc/);
+    await client.program?.stop();
+    readdress(net, '10.77.1.3/24', '10.77.1.2/24');
+    expect(net.difference('a')).toEqual([]);
+  });
+});
+
+test('under protection nothing leaves in the clear, whatever the local network does', async () => {
+  await inNet(['server', 'a'], async (net) => {
+    lay(net);
+    const server = await new Server(net).start();
+    const client = new Client(net, 'a');
+    await client.enrol(await server.invite('a', 1));
+    await client.command('disconnect');
+    await client.program?.end();
+    await server.kill();
+
+    const at = `${serverAddress(1)}:${PORT}`;
+    client.begin(at, '--full', '--protect', '--timeout', '80');
+    await eventually('the rules are there', 10_000, async () =>
+      (await net.must('a', 'nft', ['list', 'tables'])).includes('culvert-protect'),
+    );
+    const capture = await captureClear(net);
+    startTraffic(net);
+    const quiet = (when: string) => expect(summary(capture.soFar()), when).toEqual([]);
+    await delay(1_000);
+    quiet('while connecting');
+    await server.start();
+    await client.program?.says(/connected:/, 40_000);
+    await eventually('the target is reached', 10_000, () => net.reaches('a', TARGET));
+    expect(await protectionOf(client)).toBe('connected');
+    quiet('while connected');
+
+    // TunnelVision: routes from DHCP option 121 that are more specific than any default.
+    const option121 = [`${TARGET}/32`, '0.0.0.0/1', '128.0.0.0/1'];
+    for (const cidr of option121) net.ip('a', 'route', 'add', cidr, 'via', serverAddress(1));
+    await delay(700);
+    quiet('with routes from DHCP');
+    for (const cidr of option121) net.ip('a', 'route', 'del', cidr, 'via', serverAddress(1));
+
+    // TunnelCrack LocalNet: the local network claims public addresses.
+    net.ip('a', 'address', 'add', '203.0.113.2/24', 'dev', 'eth0');
+    net.ip('a', 'neigh', 'replace', PUBLIC_TARGET, 'lladdr', '02:00:00:00:00:01', 'dev', 'eth0');
+    await delay(1_200);
+    quiet('with a local network of public addresses');
+    net.ip('a', 'neigh', 'del', PUBLIC_TARGET, 'dev', 'eth0');
+    net.ip('a', 'address', 'del', '203.0.113.2/24', 'dev', 'eth0');
+
+    // What a router advertisement makes the kernel do.
+    net.ip('a', 'address', 'add', '2001:db8:9::2/64', 'dev', 'eth0', 'nodad');
+    net.ip('a', 'neigh', 'replace', TARGET6, 'lladdr', '02:00:00:00:00:01', 'dev', 'eth0');
+    await delay(700);
+    quiet('with an advertised IPv6 network');
+    net.ip('a', 'neigh', 'del', TARGET6, 'dev', 'eth0');
+    net.ip('a', 'address', 'del', '2001:db8:9::2/64', 'dev', 'eth0');
+
+    // CVE-2019-14899: the local network asks for the address inside the tunnel.
+    const inner = client.device()!.address;
+    net.ip('server', 'rule', 'add', 'priority', '100', 'oif', 's1', 'lookup', '99');
+    net.ip('server', 'route', 'add', `${inner}/32`, 'via', '10.77.1.2', 'dev', 's1', 'table', '99');
+    const asked = await net.capture('a', 'eth0', `icmp and dst host ${inner}`);
+    const answers = await net.capture('a', 'eth0', `icmp and src host ${inner}`);
+    await net.run('server', 'ping', ['-n', '-I', 's1', '-c', '3', '-i', '0.2', '-W', '1', inner]);
+    expect((await asked.stop()).length).toBeGreaterThan(0);
+    expect(summary(await answers.stop())).toEqual([]);
+    quiet('when asked for its address inside the tunnel');
+    net.ip('server', 'rule', 'del', 'priority', '100');
+    net.ip('server', 'route', 'flush', 'table', '99');
+
+    await server.kill();
+    await eventually(
+      'the client has noticed',
+      40_000,
+      async () => (await protectionOf(client)) === 'blocked',
+    );
+    quiet('with the server gone');
+    await server.start();
+    await eventually('the target is reached again', 40_000, () => net.reaches('a', TARGET));
+    quiet('with the server back');
+
+    await client.program?.kill();
+    await delay(500);
+    quiet('when the client was killed');
+    expect(summary(await capture.stop())).toEqual([]);
+    expect((await client.command('cleanup')).code).toBe(0);
+    expect(net.difference('a')).toEqual([]);
+  });
+}, 180_000);
+
+/** A name server that gives one answer, to be read from a file, for every A question. */
+const NAME_SERVER = `
+const { readFileSync } = require('node:fs');
+const socket = require('node:dgram').createSocket('udp4');
+socket.on('message', (question, from) => {
+  const wantsA = question.readUInt16BE(question.length - 4) === 1;
+  const head = Buffer.from(question.subarray(0, 12));
+  head.writeUInt16BE(0x8180, 2);
+  head.writeUInt16BE(wantsA ? 1 : 0, 6);
+  const address = readFileSync(process.argv[1], 'utf8').trim().split('.').map(Number);
+  const record = Buffer.from([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, ...address]);
+  socket.send([head, question.subarray(12), ...(wantsA ? [record] : [])], from.port, from.address);
+});
+socket.bind(53, '10.77.1.1', () => console.log('ready'));
+`;
+
+test('under lockdown a spoofed answer for the name of the server opens nothing, and the rules stay', async () => {
+  await inNet(['server', 'a'], async (net) => {
+    lay(net);
+    const answer = join(net.directory, 'answer');
+    writeFileSync(answer, serverAddress(1));
+    const folder = `/etc/netns/${net.namespace('a')}`;
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(join(folder, 'resolv.conf'), `nameserver ${serverAddress(1)}\n`);
+    try {
+      const names = net.start('server', process.execPath, ['-e', NAME_SERVER, answer]);
+      await names.says(/ready/);
+      const server = await new Server(net).start();
+      const client = new Client(net, 'a');
+      const { invite } = await server.json<{ invite: string }>(
+        'invite',
+        'a',
+        '--endpoint',
+        `vpn.test:${PORT}`,
+      );
+      await client.enrol(invite, '--full', '--lockdown');
+      await client.program?.says(/connected:/);
+      expect(await net.reaches('a', TARGET)).toBe(true);
+      await client.command('disconnect');
+      await client.program?.end();
+
+      const capture = await captureClear(net);
+      expect(await net.reaches('a', TARGET)).toBe(false);
+      expect(await net.reaches('a', serverAddress(1))).toBe(true);
+      // The answer leads to the target itself: nobody but us may send there, and only sealed.
+      writeFileSync(answer, '10.200.0.2');
+      client.begin(`vpn.test:${PORT}`, '--full', '--lockdown', '--no-lan');
+      await client.program?.says(/reach/);
+      expect(await net.reaches('a', '10.200.0.2')).toBe(false);
+      await client.program?.stop();
+      expect(summary(await capture.stop())).toEqual([]);
+
+      expect((await client.command('cleanup')).code).toBe(0);
+      expect(net.difference('a')).not.toEqual([]);
+      const unlocked = await net.must('a', ...commandLine('client', ['unlock', '--json']));
+      expect(unlocked).toMatch(/culvert-lockdown/);
+      expect(net.difference('a')).toEqual([]);
+      expect(await net.reaches('a', TARGET)).toBe(true);
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
+  });
+}, 120_000);
