@@ -1,0 +1,172 @@
+/** How a client's traffic goes: numbers, rules, overlaps, protection, names looked up under it. */
+import { expect, test } from 'vitest';
+import { chooseNumbers, fullTunnelChanges } from '../../client/full-tunnel.ts';
+import type { HostView } from '../../client/host-view.ts';
+import { findOverlap, overlapChanges } from '../../client/lan.ts';
+import { familiesOf } from '../../client/network-setup.ts';
+import { question, readAnswer } from '../../client/protected-lookup.ts';
+import {
+  localRanges,
+  type ProtectionFacts,
+  protectionScript,
+} from '../../client/protection-rules.ts';
+import { parseCidr } from '../../shared/cidr.ts';
+
+const FREE = {
+  priorities: new Set([0, 32_766, 32_767]),
+  tables: new Set([255]),
+  marks: new Set<number>(),
+};
+const NUMBERS = chooseNumbers(FREE, 7);
+const network = (...addresses: string[]) => ({
+  addresses,
+  mtu: 1420,
+  routes: [],
+  serverAddress: null,
+});
+
+test('numbers are those nobody uses, and before the rules of others', () => {
+  expect(NUMBERS).toEqual({
+    ...{ mark: 52_014, table: 52_014, overlapTable: 52_015 },
+    ...{ overlap: 32_762, port: 32_763, local: 32_764, everything: 32_765 },
+  });
+  const taken = { ...FREE, tables: new Set([52_014]), marks: new Set([52_017]) };
+  expect(chooseNumbers(taken, 7).table).toBe(52_018);
+  const busy = { ...FREE, priorities: new Set([0, 5210, 5270, 32_766]) };
+  expect(chooseNumbers(busy, 7)).toMatchObject({ overlap: 5206, everything: 5209 });
+  expect(chooseNumbers(FREE, 7, 99)).toMatchObject({ mark: 99, table: 52_014 });
+});
+
+test('families: carried with an address, blocked without, IPv4 only left alone by IPv6 tunnels', () => {
+  const both = network('10.0.0.2/24', 'fd00::2/64');
+  expect(familiesOf(both, true)).toEqual({ carried: [4, 6], blocked: [] });
+  expect(familiesOf(network('10.0.0.2/24'), true)).toEqual({ carried: [4], blocked: [6] });
+  expect(familiesOf(network('fd00::2/64'), true)).toEqual({ carried: [6], blocked: [4] });
+  expect(familiesOf(both, false)).toEqual({ carried: [], blocked: [] });
+  expect(familiesOf({ ...both, defaults: [4] }, false)).toEqual({ carried: [4], blocked: [6] });
+  expect(familiesOf({ ...both, defaults: [6] }, false)).toEqual({ carried: [6], blocked: [] });
+});
+
+test('the rules of a full tunnel, with and without local networks', () => {
+  const wish = { device: 'cvc0', numbers: NUMBERS, carried: [4] as const, blocked: [6] as const };
+  const lines = (lan: boolean, strictPort: number | null) =>
+    fullTunnelChanges({ ...wish, lan, strictPort }).map(({ apply }) => apply.join(' '));
+  expect(lines(true, null)).toEqual([
+    'ip -4 route add default dev cvc0 table 52014',
+    'ip -4 rule add priority 32764 lookup main suppress_prefixlength 0',
+    'ip -4 rule add priority 32765 not fwmark 52014 lookup 52014',
+    'ip -6 route add unreachable default table 52014',
+    'ip -6 rule add priority 32764 lookup main suppress_prefixlength 0',
+    'ip -6 rule add priority 32765 not fwmark 52014 lookup 52014',
+  ]);
+  expect(lines(false, 4242)).toContain(
+    'ip -4 rule add priority 32763 ipproto udp sport 4242 lookup main',
+  );
+  expect(lines(false, null).join()).not.toMatch(/suppress/);
+});
+
+const HOME: HostView = {
+  networks: [{ device: 'eth0', range: parseCidr('192.168.1.50/24')! }],
+  gateways: [{ device: 'eth0', address: '192.168.1.1' }],
+  nameServers: ['192.168.1.3', '9.9.9.9'],
+};
+
+test('an overlap keeps gateway, name servers and the way to the server local', () => {
+  const tunnel = { addresses: ['192.168.1.50/24'], routes: ['10.0.0.0/8', '192.168.1.64/26'] };
+  const found = findOverlap(
+    { ...tunnel, wanted: ['192.168.1.1'], endpoints: ['192.168.1.9', '198.51.100.1'] },
+    HOME,
+  );
+  expect(found.ranges).toEqual(['192.168.1.0/24']);
+  expect([...found.kept].sort()).toEqual(['192.168.1.1', '192.168.1.3', '192.168.1.9']);
+  expect(found.clashes).toHaveLength(3);
+  const lines = overlapChanges('cvc0', found, NUMBERS).map(({ apply }) => apply.join(' '));
+  expect(lines.slice(-2)).toEqual([
+    'ip -4 route add 192.168.1.0/24 dev cvc0 table 52015',
+    'ip -4 rule add priority 32762 to 192.168.1.0/24 lookup 52015',
+  ]);
+  expect(lines).toContain('ip -4 route add throw 192.168.1.1 table 52015');
+});
+
+test('a tunnel wider than the local network needs nothing but its server', () => {
+  const tunnel = { addresses: ['192.168.7.2/16'], routes: [], endpoints: [] };
+  expect(findOverlap({ ...tunnel, wanted: ['192.168.0.1'] }, HOME).ranges).toEqual([]);
+  expect(findOverlap({ ...tunnel, wanted: ['192.168.1.77'] }, HOME).ranges).toEqual([
+    '192.168.1.77/32',
+  ]);
+});
+
+const FACTS: ProtectionFacts = {
+  state: 'connected',
+  device: 'cvc0',
+  underlay: { mark: 52_014, port: 4242 },
+  addresses: ['10.8.0.2'],
+  ranges: ['10.8.0.0/24', '10.0.0.0/8'],
+  lan: ['192.168.1.0/24', '169.254.0.0/16'],
+  query: null,
+};
+
+test('protection opens the tunnel only when connected, and closes with a reject', () => {
+  const outgoing = (facts: Partial<ProtectionFacts>) =>
+    /chain outgoing \{\n([^}]*?)\n {2}\}/s
+      .exec(protectionScript('t', { ...FACTS, ...facts }).replaceAll(/\{ ([^}]*) \}/g, '<$1>'))![1]!
+      .split('\n')
+      .map((line) => line.trim());
+  expect(outgoing({})).toContain('oifname "cvc0" accept');
+  expect(outgoing({})).toContain('meta mark 52014 udp sport 4242 accept');
+  expect(outgoing({}).at(-1)).toBe('counter reject with icmpx type admin-prohibited');
+  expect(outgoing({})).toContain(
+    'ip daddr <10.0.0.0/8> counter reject with icmpx type admin-prohibited',
+  );
+  expect(outgoing({ state: 'blocked' })).toEqual(outgoing({}));
+  expect(outgoing({ state: 'connecting' })).not.toContain('oifname "cvc0" accept');
+  const closed = outgoing({ state: 'disconnected', underlay: null, lan: null });
+  expect(closed.join('\n')).not.toMatch(/mark|192\.168|cvc0/);
+  const asking = outgoing({ query: { port: 5353, nameServers: ['9.9.9.9'] } });
+  expect(asking).toContain('udp sport 5353 udp dport 53 ip daddr <9.9.9.9/32> accept');
+});
+
+test('only local networks for private use may be reached', () => {
+  const range = (text: string) => ({ device: 'eth0', range: parseCidr(text)! });
+  const networks = ['192.168.1.50/24', '203.0.113.7/24', 'fd00::7/64', '2001:db8::7/64'].map(range);
+  expect(localRanges({ ...HOME, networks })).toEqual(['192.168.1.0/24', 'fd00::/64']);
+});
+
+test('answers of name servers are read, and only those to the question', () => {
+  const asked = question(0x1234, 28, 'Vpn.example.');
+  const head = Buffer.from(asked.subarray(0, 12));
+  head.writeUInt16BE(0x8180, 2);
+  head.writeUInt16BE(2, 6);
+  const alias = [0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 9, 0, 2, 0xc0, 12];
+  const six = [
+    0xc0,
+    12,
+    0,
+    28,
+    0,
+    1,
+    0,
+    0,
+    0,
+    9,
+    0,
+    16,
+    0x20,
+    1,
+    0xd,
+    0xb8,
+    ...Array(11).fill(0),
+    7,
+  ];
+  const answer = Buffer.concat([head, asked.subarray(12), Buffer.from([...alias, ...six])]);
+  const found = readAnswer(answer, 0x1234, 'vpn.example');
+  expect(found).toEqual(['2001:0db8:0000:0000:0000:0000:0000:0007']);
+  expect(readAnswer(answer, 0x1235, 'vpn.example')).toBeNull();
+  expect(readAnswer(answer, 0x1234, 'vpn.example.org')).toBeNull();
+  expect(readAnswer(asked, 0x1234, 'vpn.example')).toBeNull();
+  for (let end = 0; end < answer.length; end++) {
+    expect(readAnswer(answer.subarray(0, end), 0x1234, 'vpn.example') ?? []).toEqual([]);
+  }
+  answer.writeUInt16BE(0x8183, 2);
+  expect(readAnswer(answer, 0x1234, 'vpn.example')).toBe('missing');
+});
