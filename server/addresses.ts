@@ -51,6 +51,15 @@ export class Addresses {
     return refusal;
   }
 
+  /** Why a peer called `name` cannot have `address`, for people; null: it can. Changes nothing. */
+  problem(address: string, name: string): string | null {
+    const parsed = parseIpv4(address);
+    if (parsed !== null && this.#held.get(name) === parsed) return null;
+    const refusal = this.reserve(address);
+    if (refusal === null) this.release({ address });
+    return refusal === null ? null : PROBLEMS[refusal];
+  }
+
   /** Keeps `address` for a name that is no peer yet; one that cannot be had is not kept. */
   hold(name: string, address: string): void {
     if (this.#held.has(name)) return;
@@ -239,17 +248,14 @@ function hostOf(network: Cidr, host: number): string {
   return cidrText({ family: 6, address: address + BigInt(host), prefixLength: 128 }).split('/')[0]!;
 }
 
+const PROBLEMS: Readonly<Record<AddressRefusal, string>> = {
+  taken: 'belongs to another peer',
+  server: "is the server's own address",
+  notAHost: 'names the network, not a host',
+  outside: 'is outside the tunnel network',
+};
+
 function addressError(address: string, refusal: AddressRefusal): VpnError {
-  switch (refusal) {
-    case 'taken':
-      return new VpnError('ADDRESS_TAKEN', `the address ${address} belongs to another peer`);
-    case 'server':
-      return new VpnError('ADDRESS_UNUSABLE', `${address} is the server's own address`);
-    case 'notAHost':
-      return new VpnError('ADDRESS_UNUSABLE', `${address} names the network, not a host`);
-    case 'outside':
-      return new VpnError('ADDRESS_UNUSABLE', `${address} is outside the tunnel network`);
-    default:
-      return refusal satisfies never;
-  }
+  const code = refusal === 'taken' ? 'ADDRESS_TAKEN' : 'ADDRESS_UNUSABLE';
+  return new VpnError(code, `the address ${address} ${PROBLEMS[refusal]}`);
 }

@@ -16,6 +16,8 @@ import { formatHostPort, formatProfile } from '../shared/profile.ts';
 import type { ServerConfiguration } from './configuration.ts';
 import { endpoint, withPort } from './configuration-values.ts';
 import { timeText } from './expiry.ts';
+import { type ImportReply, importPeople } from './import.ts';
+import type { ImportedPeer } from './import-file.ts';
 import { Policy } from './policy.ts';
 import { type PrintedProfile, type ProfileSources, printedProfile } from './printed-profile.ts';
 import type { Registry } from './registry.ts';
@@ -175,6 +177,13 @@ export class Administration {
   set(name: string, change: Partial<PeerSettings>): PeerFacts {
     if (change.group != null) requireName(change.group);
     return this.#factsOf(this.#options.registry.change(name, change, this.#now()));
+  }
+
+  /** Takes people over from another server. Throws VpnError IMPORT_REFUSED. */
+  import(people: readonly ImportedPeer[], plan: boolean): ImportReply {
+    const { registry, store } = this.#options;
+    const sources = { registry, invites: store.invites(), now: this.#now() };
+    return importPeople(people, sources, plan);
   }
 
   /** Throws VpnError PEER_UNKNOWN. */

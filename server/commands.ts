@@ -10,6 +10,7 @@ import { backupCommand, restoreCommand } from './backup-commands.ts';
 import { configCheckCommand, configShowCommand } from './configuration-commands.ts';
 import { eventsCommand } from './events-command.ts';
 import { cleanupCommand, doctorCommand, serviceCommand } from './host-commands.ts';
+import { importCommand } from './import-command.ts';
 import { renameCommand, revokeCommand, setCommand } from './people-commands.ts';
 import {
   administer,
@@ -59,6 +60,7 @@ export function createProgram(surroundings: Surroundings): Program {
       configCheckCommand,
       configShowCommand,
     )
+    .add(importCommand)
     .add(backupCommand)
     .add(restoreCommand)
     .add(stopCommand);

@@ -10,53 +10,23 @@ import type { PeerId } from '../shared/dataplane.ts';
 import { VpnError } from '../shared/errors.ts';
 import type { PeerSpec } from '../shared/session/engine.ts';
 import type { PeerStatus } from '../shared/session/status.ts';
-import type { PoolBounds } from './address-pool.ts';
 import type { Addresses } from './addresses.ts';
 import { ClaimedNetworks } from './claimed-networks.ts';
+import { storePeople } from './import.ts';
+import type { ImportedPeer } from './import-file.ts';
 import { endpointOf, type Member, type PeerMember, specOf, standingOf } from './member.ts';
 import { Members } from './members.ts';
+import type {
+  EnrolResult,
+  LeaseOutcome,
+  PeerTable,
+  RegistryOptions,
+  RegistryPolicy,
+} from './registry-terms.ts';
 import { recentlyActive, Sightings } from './sightings.ts';
 import type { InviteRecord, PeerRecord, PeerSettings, PeerSighting, Store } from './store/store.ts';
 
-/** The part of the engine that admits; a stopped server has one that does nothing. */
-export interface PeerTable {
-  setPeer(id: PeerId, spec: PeerSpec): void;
-  /** `why`: what the peer is told before; null: nothing, its key has no say any more. */
-  removePeer(member: Member, why: DismissalReason | null): void;
-}
-
-/** What server.yaml settles for one name. It wins over the store. */
-export type FixedSettings = Partial<PeerSettings>;
-
-export interface RegistryOptions {
-  readonly store: Store;
-  readonly addresses: Addresses;
-  readonly peers: PeerTable;
-  /** The server's own key; nobody may enrol it. */
-  readonly publicKey: PublicKey;
-  readonly policy: RegistryPolicy;
-  /** Addresses, networks or groups of peers are not what they were. */
-  readonly onChange?: () => void;
-}
-
-/** What a reload may change. */
-export interface RegistryPolicy {
-  /** Most peers that may be known; null: as many as there are addresses. */
-  readonly maxClients: number | null;
-  readonly pool: PoolBounds;
-  readonly fixed: (name: string) => FixedSettings | undefined;
-  /** Names that `fixed` has an answer for, known as peers or not. */
-  readonly fixedNames: readonly string[];
-}
-
-export type LeaseOutcome =
-  | { readonly type: 'leased'; readonly address: string }
-  | { readonly type: 'refused'; readonly reason: 'poolExhausted' };
-export type EnrolResult =
-  | { readonly type: 'enrolled'; readonly name: string; readonly repeated: boolean }
-  | { readonly type: 'refused'; readonly reason: RefusalReason };
-
-/** Used and expired invites stay known this long, so that their owners get a clear answer. */
+/** Invites that ended stay known this long, so that their owners get a clear answer. */
 const INVITE_MEMORY_SECONDS = 7 * 86_400;
 
 export class Registry {
@@ -136,7 +106,6 @@ export class Registry {
     return this.#members.named(name);
   }
 
-  /** In the order they came. */
   peers(): Iterable<PeerMember> {
     return this.#members.peers();
   }
@@ -144,6 +113,16 @@ export class Registry {
   /** The IPv6 address that goes with a peer's IPv4 address; null: the tunnel has none. */
   address6Of({ address, address6 }: PeerRecord): string | null {
     return address === null ? null : this.#addresses.address6Of(address, address6);
+  }
+
+  get addresses(): Addresses {
+    return this.#addresses;
+  }
+
+  /** Whether the key is nobody's, and was not revoked. */
+  mayHaveKey(key: PublicKey): boolean {
+    const own = keyToBase64(key) === keyToBase64(this.#publicKey);
+    return !own && this.memberWithKey(key) === undefined && this.revokedName(key) === undefined;
   }
 
   /** Networks behind the peers that are let in, those of `except` left out. */
@@ -200,6 +179,18 @@ export class Registry {
     const peer = this.#requirePeer(name);
     this.#store.setProfile(peer.record.publicKey, profile);
     this.#update(peer, { ...peer.record, profile }, now);
+  }
+
+  /** Takes in people that were checked, all or nobody. Throws what the store throws. */
+  adopt(people: readonly ImportedPeer[], now: number): void {
+    storePeople(people, this.#store, now);
+    for (const { publicKey, name, address } of people) {
+      if (address !== null) this.#addresses.hold(name, address);
+      if (publicKey === null) continue;
+      this.#addresses.handOver(name);
+      this.#addPeer(this.#overlay(this.#store.peer(publicKey)!), now);
+    }
+    this.#onChange();
   }
 
   /** Turns the invite `id` into a peer with `key`. */
@@ -302,8 +293,7 @@ export class Registry {
     if (known?.type === 'successor' && known.record.publicKey === peer.record.publicKey) {
       return 'noted';
     }
-    const own = keyToBase64(next) === keyToBase64(this.#publicKey);
-    if (known !== undefined || own || this.revokedName(next) !== undefined) return 'keyTaken';
+    if (!this.mayHaveKey(next)) return 'keyTaken';
     this.#store.setNextKey(peer.record.publicKey, next);
     this.#dropSuccessor(peer);
     const changed = { ...peer, record: { ...peer.record, nextKey: next } };

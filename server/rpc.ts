@@ -3,6 +3,7 @@
  * administration.ts and status.ts. docs/OPERATIONS.md lists them.
  */
 import { z } from 'zod';
+import { keyFromBase64, type PresharedKey, type PublicKey } from '../keys/keypair.ts';
 import { VpnError } from '../shared/errors.ts';
 import type { LocalCaller, LocalMethod } from '../shared/system/local-socket.ts';
 import type { Administration } from './administration.ts';
@@ -34,6 +35,25 @@ const setParameters = z.object({
       group: z.string().nullable(),
     })
     .partial(),
+});
+
+const key = z.string().transform((text, context) => {
+  const found = keyFromBase64<PublicKey & PresharedKey>(text);
+  if (found === null) context.addIssue('not a key');
+  return found ?? z.NEVER;
+});
+const importParameters = z.object({
+  plan: z.boolean(),
+  people: z.array(
+    z.object({
+      name: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/),
+      publicKey: key.nullable(),
+      presharedKey: key.nullable(),
+      address: z.ipv4().nullable(),
+      address6: z.ipv6().nullable(),
+      networks: z.array(z.string()).max(256),
+    }),
+  ),
 });
 
 export interface RpcTargets {
@@ -74,6 +94,10 @@ export function localMethods({
       const reply = administration.set(name, withoutUndefined(change));
       events.add({ type: 'changed', peer: name });
       return reply;
+    },
+    import: (input) => {
+      const { people, plan } = check(importParameters, input);
+      return administration.import(people, plan);
     },
     place: () => ({ stateDirectory }),
     events: () => ({ events: events.recent() }),

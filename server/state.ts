@@ -12,7 +12,8 @@ import { withWayBack } from './backup.ts';
 import type { ServerConfiguration } from './configuration.ts';
 import { loadIdentity, type ServerIdentity } from './identity.ts';
 import { formatIpv4 } from './ipv4.ts';
-import { type FixedSettings, type PeerTable, Registry, type RegistryPolicy } from './registry.ts';
+import { Registry } from './registry.ts';
+import type { FixedSettings, PeerTable, RegistryPolicy } from './registry-terms.ts';
 import { openSqliteStore, STORE_FILE } from './store/sqlite-store.ts';
 import type { Store } from './store/store.ts';
 

@@ -206,6 +206,14 @@ export const ERRORS = {
     exit: ExitCode.config,
     hint: 'Change it in the settings file, then run `vpn-server reload`.',
   },
+  IMPORT_UNREADABLE: {
+    exit: ExitCode.config,
+    hint: "Name a wg0.conf, OpenVPN's ipp.txt, or its client-config-dir.",
+  },
+  IMPORT_REFUSED: {
+    exit: ExitCode.config,
+    hint: 'Change what is named there or here; `--plan` tries without changing anything.',
+  },
   POOL_EXHAUSTED: {
     exit: ExitCode.other,
     hint: 'Revoke peers that are gone, or start the server with a larger --network.',

@@ -5,13 +5,13 @@ import { keyToBase64 } from '../../keys/keypair.ts';
 import { AddressPool } from '../../server/address-pool.ts';
 import { Addresses } from '../../server/addresses.ts';
 import { type Ipv4, parseNetwork } from '../../server/ipv4.ts';
-import {
-  type EnrolResult,
-  type FixedSettings,
-  type LeaseOutcome,
-  Registry,
-  type RegistryPolicy,
-} from '../../server/registry.ts';
+import { Registry } from '../../server/registry.ts';
+import type {
+  EnrolResult,
+  FixedSettings,
+  LeaseOutcome,
+  RegistryPolicy,
+} from '../../server/registry-terms.ts';
 import { MIGRATIONS } from '../../server/store/schema.ts';
 import { SqliteStore } from '../../server/store/sqlite-store.ts';
 import { parseCidr } from '../../shared/cidr.ts';

@@ -1,0 +1,165 @@
+/** People taken over from other servers. */
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { beforeEach, describe, expect, it } from 'vitest';
+import { keyToBase64 } from '../../keys/keypair.ts';
+import { importPeople } from '../../server/import.ts';
+import { readImport } from '../../server/import-file.ts';
+import { Harness } from './server-harness.ts';
+import { codeOf, key } from './store-suite.ts';
+
+let folder: string;
+let h: Harness;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), `culvert-import-${process.pid}-`));
+  h = new Harness();
+  return () => {
+    h.close();
+    rmSync(folder, { recursive: true, force: true });
+  };
+});
+
+function file(name: string, text: string): string {
+  writeFileSync(join(folder, name), text);
+  return join(folder, name);
+}
+
+const K = (byte: number) => keyToBase64(key(byte));
+const WG0 = `[Interface]
+Address = 192.168.1.1/24, fd00:77::1/64
+ListenPort = 51820
+PrivateKey = ${K(90)}
+PostUp = iptables -A FORWARD -i wg0 -j ACCEPT
+
+### Client anna
+[Peer]
+PublicKey = ${K(1)}
+PresharedKey = ${K(70)}
+AllowedIPs = 192.168.1.5/32,fd00:77::5/128
+
+# BEGIN_PEER Böse Wörter!
+[Peer]
+PublicKey = ${K(2)}
+AllowedIPs = 192.168.1.6/32, 10.20.0.0/16
+# END_PEER Böse Wörter!
+
+# Client: phone (3f2a)
+[Peer]
+PublicKey = ${K(3)}
+AllowedIPs = 192.168.1.7/32
+
+[Peer]
+# phone
+PublicKey = ${K(4)}
+AllowedIPs = 192.168.1.8/32
+
+[Peer]
+PublicKey = ${K(5)}
+AllowedIPs =
+`;
+
+describe('A wg0.conf', () => {
+  it('is read with the names that scripts write into comments', () => {
+    const { peers, privateKey, notes } = readImport(file('wg0.conf', WG0));
+    expect(peers.map((p) => [p.name, p.address, p.address6, p.networks])).toEqual([
+      ['anna', '192.168.1.5', 'fd00:77::5', []],
+      ['Bo-se-Wo-rter', '192.168.1.6', null, ['10.20.0.0/16']],
+      ['phone', '192.168.1.7', null, []],
+      ['phone-2', '192.168.1.8', null, []],
+      [`peer-${K(5).slice(0, 8)}`, null, null, []],
+    ]);
+    expect(peers[0]?.presharedKey).toEqual(key(70));
+    expect(privateKey).toEqual(key(90));
+    expect(notes.join()).toContain('UDP 51820');
+  });
+
+  it('comes over whole: keys, preshared keys, addresses, networks', () => {
+    const { peers } = readImport(file('wg0.conf', WG0));
+    const sources = { registry: h.registry, invites: h.store.invites(), now: h.now };
+    const planned = importPeople(peers, sources, true);
+    expect(h.store.peers()).toEqual([]);
+    const reply = importPeople(peers, sources, false);
+    expect(reply).toEqual(planned);
+    expect(reply.notes.join()).toContain('fd00:77::5 is left out');
+    expect(h.specOf(key(1))).toMatchObject({
+      ...{ allowedIps: ['192.168.1.5/32'], presharedKey: key(70) },
+    });
+    expect(h.specOf(key(2))?.allowedIps).toEqual(['192.168.1.6/32', '10.20.0.0/16']);
+    // Who has no address gets one later; the others keep theirs.
+    expect(h.profile(9, 'next', '192.168.1.9')).toBe('192.168.1.9');
+    expect(codeOf(() => h.profile(8, 'x', '192.168.1.5'))).toBe('ADDRESS_TAKEN');
+    h.restart();
+    expect(h.specOf(key(2))?.allowedIps).toEqual(['192.168.1.6/32', '10.20.0.0/16']);
+    const again = { ...sources, registry: h.registry };
+    expect(importPeople(peers, again, false).skipped).toHaveLength(5);
+  });
+
+  it('comes over not at all when somebody does not fit; all of it is named', () => {
+    h.profile(7, 'anna');
+    h.profile(3, 'other');
+    const text = WG0.replace('192.168.1.8/32', '10.9.0.8/32').replace(
+      '10.20.0.0/16',
+      '192.168.0.0/16',
+    );
+    const { peers } = readImport(file('wg0.conf', text));
+    const sources = { registry: h.registry, invites: [], now: h.now };
+    let message = '';
+    try {
+      importPeople(peers, sources, false);
+    } catch (error) {
+      message = (error as Error).message;
+    }
+    for (const part of [
+      'anna: the name is taken here',
+      'Bo-se-Wo-rter does not get 192.168.0.0/16',
+      'phone: its key is in use here',
+      'phone-2: 10.9.0.8 is outside the tunnel network',
+    ]) {
+      expect(message).toContain(part);
+    }
+    expect(h.store.peers()).toHaveLength(2);
+    expect(h.specOf(key(1))).toBeUndefined();
+  });
+});
+
+describe('OpenVPN', () => {
+  it('leaves addresses and networks that wait for invites of the same names', () => {
+    const ccd = join(folder, 'ccd');
+    mkdirSync(ccd);
+    writeFileSync(
+      join(ccd, 'office'),
+      'ifconfig-push 192.168.1.20 255.255.255.0\niroute 10.20.0.0 255.255.0.0 # all\npush "route x"\n',
+    );
+    writeFileSync(join(ccd, 'DEFAULT'), 'ifconfig-push 1.2.3.4 5.6.7.8\n');
+    const { peers, notes } = readImport(ccd);
+    expect(notes).toHaveLength(2);
+    const list = readImport(
+      file('ipp.txt', '# comment\nlaptop,192.168.1.2\nphone,192.168.1.30,fd00::2\n'),
+    );
+    const sources = () => ({ registry: h.registry, invites: [], now: h.now });
+    importPeople(peers, sources(), false);
+    const reply = importPeople(list.peers, sources(), false);
+    expect(reply.reservations.map((r) => r.name)).toEqual(['laptop', 'phone']);
+    h.restart();
+    // Nobody else gets them.
+    expect(h.profile(1, 'x')).toBe('192.168.1.3');
+    h.invite(50, 'office');
+    h.enrol(50, 2);
+    expect(h.lease(2)).toEqual({ type: 'leased', address: '192.168.1.20' });
+    expect(h.specOf(key(2))?.allowedIps).toEqual(['192.168.1.20/32', '10.20.0.0/16']);
+    expect(h.profile(3, 'laptop')).toBe('192.168.1.2');
+  });
+
+  it.each([
+    ['ipp.txt', 'laptop\n'],
+    ['ipp.txt', 'laptop,10.8.0.300\n'],
+    ['wg0.conf', '[Interface]\n[Peer]\nAllowedIPs = 10.0.0.1/32\n'],
+  ])('%s with %j is refused', (name, text) => {
+    expect(codeOf(() => readImport(file(name, text)))).toMatch(/IMPORT_UNREADABLE|PROFILE_INVALID/);
+  });
+
+  it('a missing file is an error with its own code', () => {
+    expect(codeOf(() => readImport(join(folder, 'none')))).toBe('IMPORT_UNREADABLE');
+  });
+});
