@@ -280,6 +280,7 @@ export class Client {
   async #release(): Promise<void> {
     await this.#socket?.close();
     this.#lock?.release();
+    this.#keys.tidy();
   }
 
   /** For `vpn-client disconnect`: answers when the host is as it was before. */

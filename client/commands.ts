@@ -1,5 +1,5 @@
 /** The commands of vpn-client: their options, their help, what they print. */
-import { readFileSync, statSync } from 'node:fs';
+import { statSync } from 'node:fs';
 import { Option } from 'commander';
 import { VpnError } from '../shared/errors.ts';
 import { type Invocation, Program, type Surroundings, wholeNumber } from '../shared/program.ts';
@@ -7,8 +7,12 @@ import { namespaceName } from './namespace.ts';
 import type { Traffic } from './network-setup.ts';
 import { findPlace, type PlaceOptions, placeOfTunnel } from './place.ts';
 import { disconnect, rotateKey, showStatus, watchStatus } from './running.ts';
+import { readSecretText } from './secret-file.ts';
 
 const DEFAULT_TIMEOUT_S = 30;
+
+/** Far more than the longest one with its white space. */
+const MAX_INVITE_BYTES = 65_536;
 
 interface ConnectOptions extends PlaceOptions {
   readonly invite?: string;
@@ -239,12 +243,6 @@ function trafficOf(options: ConnectOptions): Traffic {
 /** The text of an invite; undefined without a file. */
 function readInviteFile(path: string | undefined): string | undefined {
   if (path === undefined) return undefined;
-  try {
-    return readFileSync(path === '-' ? 0 : path, 'utf8');
-  } catch (cause) {
-    const { code } = cause as NodeJS.ErrnoException;
-    throw new VpnError('KEY_FILE_UNUSABLE', `cannot read the invite from ${path}: ${code}`, {
-      cause,
-    });
-  }
+  const tooLarge = () => new VpnError('INVITE_NOT_RECOGNISED', `${path} is no invite: too large`);
+  return readSecretText(path, { what: 'an invite', limit: MAX_INVITE_BYTES, tooLarge });
 }

@@ -105,6 +105,13 @@ export class OwnKeys {
     return this.keyOf('own');
   }
 
+  /** An invite that came to nothing leaves nothing: no folder for a server we do not know. */
+  tidy(): void {
+    if (this.#target.type === 'invite' && this.#membership === null) {
+      this.#store.removeFolder(this.folder);
+    }
+  }
+
   /** Folder of what is remembered of this server. */
   get folder(): string {
     if (this.#membership !== null) return this.#membership.directory;

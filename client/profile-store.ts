@@ -9,7 +9,7 @@
  * Every file is written atomically. The own key is on disk before the server hears of it, so an
  * enrolment that was cut off anywhere can be taken up again.
  */
-import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { readKeyFile, writeKeyFile, writeOwnerOnly } from '../keys/key-file.ts';
@@ -173,6 +173,16 @@ export class ProfileStore {
   abandon(membership: Membership): void {
     rmSync(join(membership.directory, 'enrolment.json'), { force: true });
     rmSync(join(membership.directory, membership.keyFile), { force: true });
+  }
+
+  /** Removes a folder in which nothing is remembered; one with a server or a key stays. */
+  removeFolder(directory: string): void {
+    const names = existsSync(directory) ? readdirSync(directory) : [];
+    if (names.some((name) => name.endsWith('.json') || KEY_FILE.test(name))) return;
+    rmSync(directory, { recursive: true, force: true });
+    if (existsSync(this.#directory) && readdirSync(this.#directory).length === 0) {
+      rmdirSync(this.#directory);
+    }
   }
 
   /** Our own key at a server. Errors: those of readKeyFile. */

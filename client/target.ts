@@ -2,7 +2,7 @@
  * What `connect` was asked for, as one Target: a profile file, a server that is remembered, or a
  * server that an invite leads to. Reads files, writes nothing.
  */
-import { closeSync, existsSync, fstatSync, openSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { keyToBase64, publicKeyOf } from '../keys/keypair.ts';
 import { type Invite, parseInvite, requireUnexpired } from '../shared/control/invite.ts';
@@ -15,6 +15,7 @@ import {
   parseProfile,
 } from '../shared/profile.ts';
 import type { Membership, ProfileStore } from './profile-store.ts';
+import { readSecretText } from './secret-file.ts';
 
 export type Target =
   | { readonly type: 'file'; readonly profile: Profile }
@@ -119,7 +120,7 @@ function readProfile(text: string): Choice {
       hint: `Give HOST:PORT, the path of a profile, or its name in ${PROFILES}.`,
     });
   }
-  const profile = parseProfile(readSecretText(path), basename(path));
+  const profile = parseProfile(readProfileText(path), basename(path));
   if (profile.peers.length === 0) {
     throw new VpnError('PROFILE_INVALID', `${basename(path)}: there is no [Peer]`);
   }
@@ -146,38 +147,9 @@ function nameOf(path: string): string {
   );
 }
 
-/** The text of a file with a secret in it, which others must not be able to read. */
-function readSecretText(path: string): string {
-  let fd: number;
-  try {
-    fd = openSync(path, 'r');
-  } catch (cause) {
-    const { code } = cause as NodeJS.ErrnoException;
-    throw new VpnError('KEY_FILE_UNUSABLE', `cannot read ${path}: ${code}`, { cause });
-  }
-  try {
-    const { mode, size } = fstatSync(fd);
-    // A pipe is welcome (`connect <(pass show office)` arrives as one); an endless device is not.
-    const kind = mode & 0o170000;
-    if (kind !== 0o100000 && kind !== 0o010000) {
-      throw new VpnError('KEY_FILE_UNUSABLE', `${path} is neither a file nor a pipe`);
-    }
-    if (kind === 0o100000 && (mode & 0o077) !== 0) {
-      const bits = (mode & 0o777).toString(8).padStart(4, '0');
-      throw new VpnError(
-        'KEY_FILE_READABLE_BY_OTHERS',
-        `${path} holds a private key and is open to others (mode ${bits})`,
-      );
-    }
-    if (size > MAX_PROFILE_BYTES) throw new VpnError('PROFILE_INVALID', `${path} is too large`);
-    return readFileSync(fd, 'utf8');
-  } catch (cause) {
-    if (cause instanceof VpnError) throw cause;
-    const { code } = cause as NodeJS.ErrnoException;
-    throw new VpnError('KEY_FILE_UNUSABLE', `cannot read ${path}: ${code}`, { cause });
-  } finally {
-    closeSync(fd);
-  }
+function readProfileText(path: string): string {
+  const tooLarge = () => new VpnError('PROFILE_INVALID', `${path} is too large`);
+  return readSecretText(path, { what: 'a private key', limit: MAX_PROFILE_BYTES, tooLarge });
 }
 
 function same(a: HostPort, b: HostPort): boolean {

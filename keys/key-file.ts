@@ -11,7 +11,7 @@ import {
   readSync,
   renameSync,
   rmSync,
-  writeSync,
+  writeFileSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
 import nacl from 'tweetnacl';
@@ -81,12 +81,12 @@ export function writeKeyFile(
  * Writes `text` to `path` with mode 0600, atomically and durably: temporary file, fsync, rename,
  * fsync of the folder. Errors: KEY_FILE_EXISTS (without `replace`), KEY_FILE_UNUSABLE.
  */
-export function writeOwnerOnly(path: string, text: string, replace: boolean): void {
+export function writeOwnerOnly(path: string, text: string | Uint8Array, replace: boolean): void {
   const temporary = `${path}.${process.pid}.new`;
   try {
     const fd = openSync(temporary, 'wx', 0o600);
     try {
-      writeSync(fd, text);
+      writeFileSync(fd, text);
       fsyncSync(fd);
     } finally {
       closeSync(fd);

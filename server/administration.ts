@@ -12,6 +12,7 @@ import {
 import { wipe } from '../shared/bytes.ts';
 import { formatInvite } from '../shared/control/invite.ts';
 import { VpnError } from '../shared/errors.ts';
+import type { Logger } from '../shared/log.ts';
 import { formatHostPort, formatProfile } from '../shared/profile.ts';
 import type { ServerConfiguration } from './configuration.ts';
 import { endpoint, withPort } from './configuration-values.ts';
@@ -22,6 +23,9 @@ import { Policy } from './policy.ts';
 import { type PrintedProfile, type ProfileSources, printedProfile } from './printed-profile.ts';
 import type { Registry } from './registry.ts';
 import type { PeerRecord, PeerSettings, Store } from './store/store.ts';
+
+/** Name of the invite that the first start prints. */
+export const FIRST_INVITE = 'first';
 
 export interface AdministrationOptions {
   readonly registry: Registry;
@@ -177,6 +181,15 @@ export class Administration {
   set(name: string, change: Partial<PeerSettings>): PeerFacts {
     if (change.group != null) requireName(change.group);
     return this.#factsOf(this.#options.registry.change(name, change, this.#now()));
+  }
+
+  /** The line of the first invite is shown once; who lost it needs to know how to get another. */
+  remindOfFirst(log: Logger): void {
+    const { peers, invites } = this.peers();
+    if (peers.length > 0 || !invites.some(({ name }) => name === FIRST_INVITE)) return;
+    log.info(
+      `nobody has used the invite yet; \`vpn-server invite ${FIRST_INVITE}\` makes a new line`,
+    );
   }
 
   /** Takes people over from another server. Throws VpnError IMPORT_REFUSED. */

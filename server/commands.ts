@@ -142,6 +142,8 @@ interface InviteOptions extends PlaceOptions {
   readonly expires: string;
   readonly wireguard?: boolean;
   readonly qr?: boolean;
+  readonly svg?: string;
+  readonly png?: string;
 }
 
 const inviteCommand: CommandSpec<InviteOptions> = {
@@ -159,6 +161,8 @@ const inviteCommand: CommandSpec<InviteOptions> = {
     ),
     new Option('--wireguard', 'print a complete wg-quick profile instead'),
     new Option('--qr', 'show a QR code as well (default on a terminal)'),
+    new Option('--svg <file>', 'write the QR code to a new file, as secret as the text'),
+    new Option('--png <file>', 'the same as PNG'),
   ],
   run: async ({ args, options, output, env }) => {
     const place = findPlace(options, env);
@@ -172,11 +176,13 @@ const inviteCommand: CommandSpec<InviteOptions> = {
       const call = { method: 'profile', params: wanted, create: true };
       const reply = await administer<ProfileReply>(place, call, (a) => a.profile(wanted));
       await printProfile(output, reply, { qr });
+      await writePictures(options, reply.profile);
     } else {
       const params = { ...wanted, expiresInSeconds: durationSeconds(options.expires) };
       const call = { method: 'invite', params, create: true };
       const reply = await administer<InviteReply>(place, call, (a) => a.invite(params));
       await printInvite(output, reply, { qr });
+      await writePictures(options, reply.invite);
     }
     return undefined;
   },
@@ -278,6 +284,13 @@ async function printProfile(
 async function showQr(output: Output, text: string): Promise<void> {
   const { default: encodeQR } = await import('qr');
   output.talk(encodeQR(text, 'term', { border: 2 }));
+}
+
+async function writePictures({ svg, png }: InviteOptions, text: string): Promise<void> {
+  if (svg === undefined && png === undefined) return;
+  const { writeQrPicture } = await import('./qr-picture.ts');
+  if (svg !== undefined) writeQrPicture(svg, text, 'svg');
+  if (png !== undefined) writeQrPicture(png, text, 'png');
 }
 
 function durationSeconds(text: string): number {

@@ -44,14 +44,20 @@ export function standingOf({ suspended, expires }: PeerRecord, now: number): Sta
  * What the engine is told: a peer owns its addresses and networks, anybody else nothing. No
  * endpoint: the engine keeps the one it has, which is newer than the store's.
  */
-export function specOf(member: Member, allowedIps: readonly string[]): PeerSpec {
+export function specOf(member: Member, address6: string | null): PeerSpec {
   const presharedKey = member.type === 'invite' ? null : member.record.presharedKey;
   return {
     publicKey: keyOf(member),
     ...(presharedKey === null ? {} : { presharedKey }),
-    allowedIps,
+    allowedIps: allowedIpsOf(member, address6),
     persistentKeepalive: 0,
   };
+}
+
+function allowedIpsOf(member: Member, address6: string | null): string[] {
+  if (member.type !== 'peer' || member.record.address === null) return [];
+  const { address, networks } = member.record;
+  return [`${address}/32`, ...(address6 === null ? [] : [`${address6}/128`]), ...networks];
 }
 
 /** `address:port` or `[v6]:port`, as the store and `status` have it. */

@@ -31,7 +31,7 @@ const INVITE_MEMORY_SECONDS = 7 * 86_400;
 
 export class Registry {
   readonly #store: Store;
-  readonly #addresses: Addresses;
+  readonly addresses: Addresses;
   readonly #peers: PeerTable;
   readonly #publicKey: PublicKey;
   readonly #onChange: () => void;
@@ -44,7 +44,7 @@ export class Registry {
 
   constructor(options: RegistryOptions) {
     this.#store = options.store;
-    this.#addresses = options.addresses;
+    this.addresses = options.addresses;
     this.#peers = options.peers;
     this.#publicKey = options.publicKey;
     this.#policy = options.policy;
@@ -62,7 +62,7 @@ export class Registry {
       record: R,
     ): R => {
       const { address, address6 } = record;
-      if (address === null || this.#addresses.reserve(address, address6 ?? null) === null) {
+      if (address === null || this.addresses.reserve(address, address6 ?? null) === null) {
         return record;
       }
       problems.push(`the address ${record.address} of ${record.name} is not in the tunnel network`);
@@ -71,7 +71,7 @@ export class Registry {
     const records = this.#store.peers().map(take);
     const invites = this.#store.invites().map(take);
     for (const { name, address } of this.#store.reservations()) {
-      if (address !== null) this.#addresses.hold(name, address);
+      if (address !== null) this.addresses.hold(name, address);
     }
     for (const { publicKey, name } of this.#store.revoked()) {
       this.#revoked.set(keyToBase64(publicKey), name);
@@ -85,7 +85,7 @@ export class Registry {
   reconfigure(policy: RegistryPolicy, now: number): string[] {
     const problems: string[] = [];
     this.#policy = policy;
-    this.#addresses.setBounds(policy.pool);
+    this.addresses.setBounds(policy.pool);
     for (const record of this.#settle(this.#store.peers(), problems, now)) {
       const member = this.#members.withKey(record.publicKey);
       if (member?.type === 'peer') this.#update(member, record, now);
@@ -112,11 +112,7 @@ export class Registry {
 
   /** The IPv6 address that goes with a peer's IPv4 address; null: the tunnel has none. */
   address6Of({ address, address6 }: PeerRecord): string | null {
-    return address === null ? null : this.#addresses.address6Of(address, address6);
-  }
-
-  get addresses(): Addresses {
-    return this.#addresses;
+    return address === null ? null : this.addresses.address6Of(address, address6);
   }
 
   /** Whether the key is nobody's, and was not revoked. */
@@ -149,7 +145,7 @@ export class Registry {
     this.#requireRoom();
     const replaced = this.#withdrawInvite(invite.name);
     const { name, address } = invite;
-    this.#addresses.take(address, name, () => this.#store.addInvite(invite));
+    this.addresses.take(address, name, () => this.#store.addInvite(invite));
     this.#addInvite({ ...invite, usedBy: null });
     return replaced;
   }
@@ -164,7 +160,7 @@ export class Registry {
   ): PeerRecord {
     this.#requireRoom();
     this.#withdrawInvite(peer.name);
-    const address = this.#addresses.takeAny(wanted, peer.name, (found) =>
+    const address = this.addresses.takeAny(wanted, peer.name, (found) =>
       this.#store.addPeer({ ...peer, origin: 'profile', address: found }),
     );
     if (address === null) throw new VpnError('POOL_EXHAUSTED', 'no address is free');
@@ -185,9 +181,9 @@ export class Registry {
   adopt(people: readonly ImportedPeer[], now: number): void {
     storePeople(people, this.#store, now);
     for (const { publicKey, name, address } of people) {
-      if (address !== null) this.#addresses.hold(name, address);
+      if (address !== null) this.addresses.hold(name, address);
       if (publicKey === null) continue;
-      this.#addresses.handOver(name);
+      this.addresses.handOver(name);
       this.#addPeer(this.#overlay(this.#store.peer(publicKey)!), now);
     }
     this.#onChange();
@@ -208,7 +204,7 @@ export class Registry {
     if (!outcome.repeated) {
       this.#members.keep({ ...invite, record: { ...invite.record, usedBy: key, address: null } });
       // What was reserved for the name is the peer's own now.
-      if (outcome.peer.address !== null) this.#addresses.handOver(outcome.peer.name);
+      if (outcome.peer.address !== null) this.addresses.handOver(outcome.peer.name);
       this.#addPeer(this.#overlay(outcome.peer), now);
       this.#onChange();
     }
@@ -219,7 +215,7 @@ export class Registry {
   lease(peer: PeerMember, now: number): LeaseOutcome {
     const { publicKey, name, address: own } = peer.record;
     if (own !== null) return { type: 'leased', address: own };
-    const address = this.#addresses.takeAny(null, name, (found) =>
+    const address = this.addresses.takeAny(null, name, (found) =>
       this.#store.changePeer(publicKey, { address: found }, now),
     );
     if (address === null) return { type: 'refused', reason: 'poolExhausted' };
@@ -260,7 +256,7 @@ export class Registry {
     const networks = change.networks && claimed.require({ name, networks: change.networks });
     const checked = { ...change, ...(networks && { networks }) };
     const { publicKey } = peer.record;
-    this.#addresses.exchange(peer.record, change, () =>
+    this.addresses.exchange(peer.record, change, () =>
       this.#store.changePeer(publicKey, checked, now),
     );
     this.#update(peer, this.#overlay({ ...peer.record, ...checked }), now);
@@ -368,7 +364,7 @@ export class Registry {
       const address = this.#policy.fixed(record.name)?.address ?? null;
       return address === null || address === record.address ? [] : [{ record, address }];
     });
-    const moved = this.#addresses.move(moves, problems, (given) =>
+    const moved = this.addresses.move(moves, problems, (given) =>
       this.#store.atomically(() => {
         for (const { record } of given) {
           this.#store.changePeer(record.publicKey, { address: null }, now);
@@ -390,7 +386,7 @@ export class Registry {
   #claimedBeside(except: ReadonlySet<string>): ClaimedNetworks {
     const others = [...this.#members.peers()].map(({ record }) => record);
     return new ClaimedNetworks(
-      this.#addresses.networks,
+      this.addresses.networks,
       others.filter(({ name }) => !except.has(name)),
     );
   }
@@ -403,7 +399,7 @@ export class Registry {
 
   #holdFixed(name: string): void {
     const address = this.#policy.fixed(name)?.address ?? null;
-    if (address !== null) this.#addresses.hold(name, address);
+    if (address !== null) this.addresses.hold(name, address);
   }
 
   #addPeer(record: PeerRecord, now: number): void {
@@ -469,7 +465,7 @@ export class Registry {
   #dismiss(member: Exclude<Member, { type: 'successor' }>, why: DismissalReason | null): void {
     this.#members.remove(member);
     this.#sightings.forget(member.id);
-    this.#addresses.release(member.record);
+    this.addresses.release(member.record);
     this.#peers.removePeer(member, why);
   }
 
@@ -499,10 +495,6 @@ export class Registry {
   }
 
   #specOf(member: Member): PeerSpec {
-    if (member.type !== 'peer' || member.record.address === null) return specOf(member, []);
-    const { address, networks } = member.record;
-    const address6 = this.address6Of(member.record);
-    const own = address6 === null ? [`${address}/32`] : [`${address}/32`, `${address6}/128`];
-    return specOf(member, [...own, ...networks]);
+    return specOf(member, member.type === 'peer' ? this.address6Of(member.record) : null);
   }
 }

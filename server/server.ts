@@ -17,7 +17,7 @@ import { type LocalSocket, serveLocalSocket } from '../shared/system/local-socke
 import { requireTun } from '../shared/system/require-tun.ts';
 import { offerWireguardSocket, type WireguardSocket } from '../shared/uapi/socket.ts';
 import { serverAddress6 } from './addresses.ts';
-import { Administration, type InviteReply } from './administration.ts';
+import { Administration, FIRST_INVITE, type InviteReply } from './administration.ts';
 import { applySettings } from './apply-settings.ts';
 import { backUpToday, lacksBackup } from './backup.ts';
 import { journalPath } from './cleanup.ts';
@@ -218,6 +218,7 @@ class Server {
     this.#state.store.saveSettings(settings);
     this.#backUp();
     const firstInvite = firstStart ? await this.#firstInvite() : null;
+    if (!firstStart) this.#administration.remindOfFirst(log);
     const { device, port, aead, workers } = this.#opened;
     log.info({ device, port, aead, workers }, 'server is ready');
     return {
@@ -329,6 +330,8 @@ class Server {
     return offerWireguardSocket({
       name: device,
       engine: this.#engine,
+      // Invites and keys to come own nothing yet.
+      isShown: (id) => this.#registry.member(id)?.type === 'peer',
       privateKey: () => this.#state.identity.privateKey,
       listenPort: () => port,
       get fwmark() {
@@ -344,7 +347,7 @@ class Server {
     if (store.peers().length > 0 || store.invites().length > 0) return null;
     try {
       return await this.#administration.invite({
-        name: 'first',
+        name: FIRST_INVITE,
         endpoints: [],
         address: null,
         expiresInSeconds: FIRST_INVITE_SECONDS,

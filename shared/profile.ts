@@ -71,9 +71,16 @@ interface Draft extends Mutable<Omit<Profile, 'peers' | 'addresses' | 'dns' | 'd
 class Complaint {
   readonly text: string;
   readonly code: 'PROFILE_INVALID' | 'KEY_MALFORMED';
-  constructor(text: string, code: 'PROFILE_INVALID' | 'KEY_MALFORMED' = 'PROFILE_INVALID') {
+  /** The part of the value that is meant; absent: all of it. */
+  readonly item: string | undefined;
+  constructor(
+    text: string,
+    code: 'PROFILE_INVALID' | 'KEY_MALFORMED' = 'PROFILE_INVALID',
+    item?: string,
+  ) {
     this.text = text;
     this.code = code;
+    this.item = item;
   }
 }
 
@@ -253,7 +260,7 @@ function parseLine(
     else PEER_KEYS[key]!(draft.peers.at(-1)!, value);
   } catch (complaint) {
     if (!(complaint instanceof Complaint)) throw complaint;
-    const shown = complaint.code === 'KEY_MALFORMED' ? '' : `"${value}" `;
+    const shown = complaint.code === 'KEY_MALFORMED' ? '' : `"${complaint.item ?? value}" `;
     throw new VpnError(complaint.code, `${where}: ${key} ${shown}${complaint.text}`);
   }
 }
@@ -295,7 +302,7 @@ function key<K extends PrivateKey | PublicKey | PresharedKey>(value: string): K 
 
 function range(item: string): string {
   const cidr = parseCidr(item);
-  if (cidr === null) throw new Complaint(`is no address range (${item})`);
+  if (cidr === null) throw new Complaint('is no address range', 'PROFILE_INVALID', item);
   return item.includes('/') ? item : `${item}/${cidr.prefixLength}`;
 }
 

@@ -111,6 +111,7 @@ export class Program {
   readonly #root: Command;
   readonly #surroundings: Surroundings;
   #exitCode: number = ExitCode.ok;
+  #outputFailed = false;
 
   constructor(spec: ProgramSpec, surroundings: Surroundings) {
     this.#surroundings = surroundings;
@@ -131,7 +132,13 @@ export class Program {
     for (const stream of [surroundings.stdout, surroundings.stderr]) {
       // The reader of our output is gone (`| head`): its choice, not an error.
       stream.on?.('error', (error) => {
-        if ((error as NodeJS.ErrnoException).code !== 'EPIPE') throw error;
+        const { code } = error as NodeJS.ErrnoException;
+        if (code === 'EPIPE') return;
+        // The disk behind `> file` is full: what was to be printed is not there.
+        this.#outputFailed = true;
+        if (stream === surroundings.stdout) {
+          surroundings.stderr.write(`${spec.name}: cannot write the output: ${code}\n`);
+        }
       });
     }
   }
@@ -175,7 +182,9 @@ export class Program {
     const { argv } = this.#surroundings;
     try {
       await this.#root.parseAsync([...argv], { from: 'user' });
-      return this.#exitCode;
+      // An error of the stream comes with the next turn.
+      await new Promise((resolve) => setImmediate(resolve));
+      return this.#outputFailed ? ExitCode.other : this.#exitCode;
     } catch (error) {
       if (error instanceof CommanderError && error.exitCode === 0) return ExitCode.ok;
       // Without a command commander has already printed the help.

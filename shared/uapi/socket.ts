@@ -9,6 +9,7 @@ import { constants } from 'node:os';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import type { PrivateKey } from '../../keys/keypair.ts';
+import type { PeerId } from '../dataplane.ts';
 import { type ErrorCode, VpnError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Engine } from '../session/engine.ts';
@@ -103,6 +104,8 @@ export interface OfferOptions {
   readonly changedBy: string;
   readonly log: Logger;
   readonly directory?: string;
+  /** Absent: every peer is shown. */
+  readonly isShown?: (peer: PeerId) => boolean;
 }
 
 /**
@@ -115,7 +118,7 @@ export async function offerWireguardSocket(options: OfferOptions): Promise<Wireg
     privateKey: options.privateKey(),
     listenPort: options.listenPort(),
     fwmark: options.fwmark,
-    peers: [...engine.peers()],
+    peers: [...engine.peers()].filter(({ peer }) => options.isShown?.(peer) ?? true),
   });
   const { name, directory } = options;
   const shared = { name, log: log.child({ changedBy: options.changedBy }) };

@@ -38,6 +38,11 @@ test('two sites reach each other through their clients, and clients talk over IP
     const profile = await server.profile('phone', 1);
     expect(profile).toMatch(/Address = 192\.168\.1\.4\/24, ?fd00:77::4\/64/);
 
+    // wg shows peers, not the invites they came with.
+    const { device } = await server.json<{ device: string }>('status');
+    const shown = await net.run('server', 'wg', ['show', device, 'peers']);
+    expect(shown.stdout.trim().split('\n'), shown.stderr).toHaveLength(3);
+
     const set = async (...args: string[]) => (await server.command('set', ...args)).code;
     expect(await set('a', '--networks', '10.20.0.0/24')).toBe(0);
     expect(await set('b', '--networks', '10.20.0.128/25')).toBe(2);

@@ -3,6 +3,7 @@ import { keyToBase64, publicKeyOf } from '../../keys/keypair.ts';
 import { Administration } from '../../server/administration.ts';
 import { resolveConfiguration, type SettingName } from '../../server/configuration.ts';
 import { parseInvite } from '../../shared/control/invite.ts';
+import type { Logger } from '../../shared/log.ts';
 import { parseProfile } from '../../shared/profile.ts';
 import { Harness, SERVER_KEY } from './server-harness.ts';
 import { key } from './store-suite.ts';
@@ -140,6 +141,21 @@ describe('Administration', () => {
       },
     ]);
     expect(Object.keys(list.peers[0]!)).not.toContain('presharedKey');
+  });
+
+  it('reminds of a first invite that nobody has used, and of nothing else', async () => {
+    const lines: string[] = [];
+    const log = { info: (text: string) => lines.push(text) } as unknown as Logger;
+    make().remindOfFirst(log);
+    await make().invite(ask('laptop'));
+    make().remindOfFirst(log);
+    expect(lines).toEqual([]);
+    await make().invite(ask('first'));
+    make().remindOfFirst(log);
+    expect(lines.join()).toContain('`vpn-server invite first`');
+    h.profile(1, 'phone');
+    make().remindOfFirst(log);
+    expect(lines).toHaveLength(1);
   });
 
   it('revokes by name', () => {

@@ -288,8 +288,7 @@ test('a used invite is refused to another device, which keeps nothing of it', as
     message: expect.stringMatching(/used/),
   });
   expect(b.ran.filter((line) => line.includes('address add'))).toEqual([]);
-  const kept = readdirSync(b.state, { recursive: true, encoding: 'utf8' });
-  expect(kept.filter((name) => /\.(key|json)$/.test(name))).toEqual([]);
+  expect(readdirSync(b.state)).toEqual([]);
 });
 
 test('the answer to the enrolment is lost and the client killed: the same invite goes on', async () => {
