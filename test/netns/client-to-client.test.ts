@@ -63,8 +63,8 @@ test('direct: packets stay inside the data plane, TTL counts down once', async (
 
 test('kernel: packets pass the tun of the server and its firewall', async () => {
   await inNet(['server', 'a', 'b'], async (net) => {
-    layStar(net, ['a', 'b']);
     net.sysctl('server', 'net.ipv4.ip_forward=1');
+    layStar(net, ['a', 'b']);
     await serverWithClients(net, ['a', 'b'], '--client-to-client', 'kernel');
     const capture = await net.capture('server', tunOf(net));
     expect(await net.reaches('a', '192.168.1.3')).toBe(true);
@@ -78,8 +78,8 @@ test('kernel: packets pass the tun of the server and its firewall', async () => 
 
 test('off: clients reach the server and not each other', async () => {
   await inNet(['server', 'a', 'b'], async (net) => {
-    layStar(net, ['a', 'b']);
     net.sysctl('server', 'net.ipv4.ip_forward=1');
+    layStar(net, ['a', 'b']);
     const { server } = await serverWithClients(net, ['a', 'b'], '--client-to-client', 'off');
     expect(await net.reaches('a', '192.168.1.1')).toBe(true);
     expect(await net.reaches('b', '192.168.1.1')).toBe(true);
