@@ -4,59 +4,41 @@
  * connection.ts.
  */
 import { keyToBase64, publicKeyOf } from '../keys/keypair.ts';
-import type { Interface, OpenOptions, PeerId } from '../shared/dataplane.ts';
+import type { Interface, PeerId } from '../shared/dataplane.ts';
 import { VpnError } from '../shared/errors.ts';
-import type { Logger } from '../shared/log.ts';
 import { randomBytes } from '../shared/noise/crypto.ts';
+import { asVpnError } from '../shared/program.ts';
 import { Engine, type EngineEvent, TICK_MS } from '../shared/session/engine.ts';
 import { acquireInstanceLock, type InstanceLock } from '../shared/system/instance-lock.ts';
 import { type LocalSocket, serveLocalSocket } from '../shared/system/local-socket.ts';
 import { offerWireguardSocket, type WireguardSocket } from '../shared/uapi/socket.ts';
+import type { ClientOptions } from './client-options.ts';
 import {
   type Action,
   Connection,
   type ConnectionState,
   type Identity,
   type Input,
-  type Stage,
 } from './connection.ts';
 import { Control, type ControlNews } from './control.ts';
+import { Dns, dnsOptions, dnsText, dnsWish } from './dns.ts';
+import { logEvent } from './event-log.ts';
 import { type ClientHost, defaultDevice } from './host.ts';
 import { HostSide } from './host-side.ts';
 import { DEFAULT_MTU, innerAddresses, type Network } from './lease.ts';
 import { LeaseKeeper } from './lease-keeper.ts';
-import type { Traffic } from './network-setup.ts';
 import { OtherPeers } from './other-peers.ts';
 import { OwnKeys } from './own-keys.ts';
-import type { TunnelPlace } from './place.ts';
 import { planTunnel, type TunnelPlan } from './plan.ts';
-import { type ProfileStore, TimestampFile } from './profile-store.ts';
+import { TimestampFile } from './profile-store.ts';
 import { resolveEndpoints } from './resolve.ts';
 import { Rotation } from './rotation.ts';
 import { type ClientStatus, describe } from './status.ts';
-import type { Target } from './target.ts';
+import { TunnelMtu } from './tunnel-mtu.ts';
 import { Underlay } from './underlay.ts';
 
 /** The server's peer id; other peers of a profile file come after it. */
 const SERVER = 1 as PeerId;
-
-export interface ClientOptions {
-  readonly target: Target;
-  readonly store: ProfileStore;
-  readonly place: TunnelPlace;
-  /** null: chosen from the state directory. */
-  readonly device: string | null;
-  /** null: as the profile says, else chosen by the kernel. */
-  readonly localPort: number | null;
-  readonly timeoutMs: number;
-  readonly traffic: Traffic;
-  readonly carrier: Pick<OpenOptions, 'workers' | 'aead' | 'offloads'>;
-  readonly log: Logger;
-  readonly onStage: (stage: Stage, text: string) => void;
-  /** Trouble on the way to the first connection, one sentence each. */
-  readonly onNote: (text: string) => void;
-  readonly onReady: (status: ClientStatus) => void;
-}
 
 export class Client {
   /** Settles when the client has stopped: null, or why it had to. */
@@ -73,8 +55,10 @@ export class Client {
   readonly #leases: LeaseKeeper;
   #opened: Interface | null = null;
   #hostSide: HostSide | null = null;
+  #dns: Dns | null = null;
   #others: OtherPeers | null = null;
   readonly #underlay: Underlay;
+  readonly #mtu: TunnelMtu;
   #wireguardSocket: WireguardSocket | null = null;
   #lock: InstanceLock | null = null;
   #socket: LocalSocket | null = null;
@@ -114,6 +98,15 @@ export class Client {
       clock: host.clock,
       random: randomBytes,
       send: (frame) => this.#engine.sendControl(SERVER, frame),
+    });
+    this.#mtu = new TunnelMtu({
+      run: host.run,
+      mark: () => this.#hostSide?.mark ?? this.#plan.fwmark,
+      log: options.log,
+      now: () => host.clock.now(),
+      // A server of a profile may be any WireGuard peer, to which a control frame is noise.
+      probe: (size) => (this.#plan.network === null ? this.#control.probe(size) : null),
+      onChange: () => this.#later(() => this.#apply()),
     });
     this.#underlay = new Underlay({
       run: host.run,
@@ -188,7 +181,7 @@ export class Client {
       publicKey: this.#engine.publicKey,
       serverPublicKey: this.#plan.serverPublicKey,
       since: this.#since,
-      notApplied: this.#leases.lease?.notApplied ?? this.#plan.notApplied,
+      dns: this.#dns?.state ?? null,
       netns: this.#options.traffic.netns,
       protection: this.#hostSide?.protection ?? null,
       clashes: this.#hostSide?.clashes ?? [],
@@ -213,7 +206,8 @@ export class Client {
 
   /** How the host's network is to look now; null while the lease is missing. */
   get #network(): Network | null {
-    return this.#leases.lease?.network ?? this.#plan.network;
+    const network = this.#leases.lease?.network ?? this.#plan.network;
+    return network && this.#mtu.of(network);
   }
 
   async #open(): Promise<void> {
@@ -244,6 +238,9 @@ export class Client {
       ...options.carrier,
     });
     await hostSide.opened(this.#opened.port);
+    this.#dns = new Dns(
+      dnsOptions(device, this.#options.traffic.netns, hostSide.journal, this.#host.run),
+    );
     this.#others = new OtherPeers({
       peers: plan.others,
       firstId: SERVER + 1,
@@ -294,6 +291,7 @@ export class Client {
   #tick(): void {
     this.#underlay.tick(this.#host.clock.now(), this.#host.monotonic());
     this.#engine.tick();
+    this.#mtu.tick();
     if (this.#control.tick()) this.#input({ type: 'unanswered' });
     this.#input({ type: 'tick' });
     this.#hostSide?.follow(this.#connection.state);
@@ -309,7 +307,7 @@ export class Client {
         for (const action of actions) if (!this.#stopping) this.#perform(action);
       }
     } catch (error) {
-      void this.stop(asVpnError(error));
+      void this.stop(asVpnError(error, 'vpn-client'));
     } finally {
       this.#handling = false;
     }
@@ -398,6 +396,7 @@ export class Client {
       case 'established':
         log.debug({ peer: event.peer, role: event.role }, 'session established');
         if (event.peer !== SERVER) break;
+        if (this.#connection.state === 'reconnecting') this.#probeMtu(true);
         this.#input({ type: 'established', endpoint: event.endpoint });
         void this.#underlay.remember();
         break;
@@ -409,16 +408,10 @@ export class Client {
         if (event.peer === SERVER) this.#hear(this.#control.receive(event.bytes));
         break;
       case 'refused':
-        log.debug({ reason: event.reason, from: event.from.address }, 'handshake message refused');
-        break;
       case 'roamed':
-        log.debug({ peer: event.peer, to: event.endpoint.address }, 'endpoint moved');
-        break;
       case 'expired':
-        log.debug({ peer: event.peer }, 'session expired');
-        break;
       case 'fallback':
-        log.info({ offload: event.offload, errno: event.errno }, 'offload given up');
+        logEvent(event, log);
         break;
       case 'fault':
         // Also what becomes of a device whose namespace we have just removed.
@@ -433,7 +426,8 @@ export class Client {
   }
 
   #hear(news: ControlNews | null): void {
-    if (news === null) return;
+    if (news?.type === 'probed') this.#mtu.answered(news.id);
+    if (news === null || news.type === 'probed') return;
     if (news.type === 'bye') this.#control.reset();
     const enrolmentRefused = news.type === 'refused' && this.#identity === 'invite';
     // Trouble of the server's own may pass, and then the same key is good.
@@ -457,6 +451,7 @@ export class Client {
     this.#keys.completeEnrolment(null);
     this.#rotation.leased(this.#identity);
     this.#input({ type: 'leased' });
+    if (this.#since !== null) this.#probeMtu(false);
   }
 
   #later(piece: () => Promise<void>): void {
@@ -465,7 +460,7 @@ export class Client {
       try {
         await piece();
       } catch (error) {
-        const known = asVpnError(error);
+        const known = asVpnError(error, 'vpn-client');
         if (this.#since === null) void this.stop(known);
         else this.#options.log.error({ err: known }, 'the network could not be changed');
       }
@@ -479,8 +474,31 @@ export class Client {
       this.#setServerPeer();
       this.#engine.configure({ mtu: network.mtu, addresses: innerAddresses(network) });
       await this.#hostSide?.apply({ network, full: this.#full, endpoints: this.#outer });
+      this.#input({ type: 'applied', text: network.addresses.join(', ') || 'none' });
+      return this.#applyDns();
     });
-    this.#input({ type: 'applied', text: network.addresses.join(', ') || 'none' });
+    // Nobody waits for servers that may not answer, but at the start.
+    if (this.#since !== null) void this.#checkNames();
+  }
+
+  /** `again`: over a new way, even when nothing else changed. */
+  #probeMtu(again: boolean): void {
+    const wish = (this.#leases.lease?.network ?? this.#plan.network)?.mtu ?? DEFAULT_MTU;
+    void this.#mtu.start(wish, this.#engine.peer(SERVER)?.endpoint?.address ?? null, again);
+  }
+
+  /** Result: what does not work of it. */
+  async #applyDns(): Promise<string[]> {
+    const all = this.#full || this.#options.traffic.netns !== null;
+    const state = await this.#dns?.apply(dnsWish(this.#leases.lease?.dns, this.#plan.dns, all));
+    return state?.problem ? [`name servers: ${state.problem}`] : [];
+  }
+
+  async #checkNames(): Promise<void> {
+    const state = await this.#dns?.verify();
+    if (!state) return;
+    if (state.problem === null) this.#input({ type: 'named', text: dnsText(state) });
+    else this.#input({ type: 'unnamed', text: `${dnsText(state)}: ${state.problem}` });
   }
 
   /** Puts back what somebody took from our own device. */
@@ -491,6 +509,7 @@ export class Client {
   async #check(): Promise<void> {
     const network = this.#network;
     if (network === null) return;
+    await this.#checkNames();
     await this.#hostSide?.check(network, this.#outer[0] ?? null);
     const whom = network.serverAddress ?? 'the network';
     this.#input({ type: 'checked', text: `${whom} through ${this.#opened?.device}` });
@@ -498,13 +517,7 @@ export class Client {
 
   #ready(): void {
     this.#since = new Date(this.#host.clock.wall().seconds * 1000).toISOString();
-    for (const text of this.#plan.notApplied) this.#options.log.warn(`not applied yet: ${text}`);
+    this.#probeMtu(true);
     this.#options.onReady(this.status());
   }
-}
-
-function asVpnError(error: unknown): VpnError {
-  if (error instanceof VpnError) return error;
-  const message = error instanceof Error ? error.message : String(error);
-  return new VpnError('INTERNAL', `unexpected error: ${message}`, { cause: error });
 }

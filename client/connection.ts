@@ -9,7 +9,7 @@ import type { Endpoint } from '../shared/dataplane.ts';
 import { VpnError } from '../shared/errors.ts';
 import { formatHostPort, type HostPort } from '../shared/profile.ts';
 
-export type Stage = 'resolve' | 'reach' | 'handshake' | 'enrol' | 'address' | 'check';
+export type Stage = 'resolve' | 'reach' | 'handshake' | 'enrol' | 'address' | 'dns' | 'check';
 /** `next`: the key that our own is being changed to. */
 export type Identity = 'invite' | 'own' | 'next';
 
@@ -51,6 +51,8 @@ export type Input =
   | { readonly type: 'unanswered' }
   /** The network of the host is as it should be; `text` says how. */
   | { readonly type: 'applied'; readonly text: string }
+  /** Names are resolved through the tunnel, or cannot be. */
+  | { readonly type: 'named' | 'unnamed'; readonly text: string }
   | { readonly type: 'checked'; readonly text: string }
   | { readonly type: 'bye' }
   /** The server will not talk to our key any more. */
@@ -212,6 +214,12 @@ export class Connection {
         this.#stage('address', input.text);
         if (!this.#wasReady) this.#act({ type: 'check' });
         break;
+      case 'named':
+        this.#stage('dns', input.text);
+        break;
+      case 'unnamed':
+        this.#note(`dns: ${input.text}`);
+        break;
       case 'checked':
         this.#ready(input.text);
         if (this.#rotateWhenReady) this.#rotate(now);
@@ -262,6 +270,8 @@ export class Connection {
       const pause = RESOLVE_AGAIN_MS.first * 2 ** this.#failedLookUps++;
       const most = this.#wasReady ? RESOLVE_AGAIN_MS.most : RESOLVE_AGAIN_MS.first;
       this.#resolveAt = now + Math.min(pause, most) * (1 + this.#random() / 4);
+      // Our own name servers may be behind the tunnel that is down: what was known may do.
+      if (this.#lost && this.#addresses.length > 0) this.#aimAtNext(now);
       return;
     }
     this.#failedLookUps = 0;
@@ -407,9 +417,13 @@ export class Connection {
       this.#nextIdentityAt = now + IDENTITY_DWELL_MS;
       this.#aim(now);
     } else if (now >= this.#nextAddressAt) {
-      this.#addressAt = (this.#addressAt + 1) % this.#addresses.length;
-      this.#aim(now);
+      this.#aimAtNext(now);
     }
+  }
+
+  #aimAtNext(now: number): void {
+    this.#addressAt = (this.#addressAt + 1) % this.#addresses.length;
+    this.#aim(now);
   }
 
   #resolveError(): VpnError {

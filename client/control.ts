@@ -34,6 +34,7 @@ export type ControlNews =
   /** The new key was noted, or will not be. */
   | { readonly type: 'rotating' }
   | { readonly type: 'rotationRefused'; readonly reason: RefusalReason }
+  | { readonly type: 'probed'; readonly id: number }
   | { readonly type: 'bye' };
 
 export interface ControlOptions {
@@ -97,6 +98,11 @@ export class Control {
     else this.#exchange.report(applied);
   }
 
+  /** Asks whether a packet of `size` bytes arrives, there and back; null: no session. */
+  probe(size: number): number | null {
+    return this.#exchange.probe(size);
+  }
+
   /** Tells the server that we leave. */
   goodbye(): void {
     this.#exchange.notify({ type: 'bye' });
@@ -111,6 +117,8 @@ export class Control {
         return this.#answered(incoming);
       case 'notice':
         return incoming.notice;
+      case 'probed':
+        return incoming;
       case 'request':
         return this.#asked(incoming.request);
       default:

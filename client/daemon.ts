@@ -10,9 +10,10 @@ import { closeSync, openSync, renameSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import { ERRORS, type ErrorCode, ExitCode, VpnError } from '../shared/errors.ts';
+import { ERRORS, type ErrorCode, VpnError } from '../shared/errors.ts';
 import type { Output } from '../shared/program.ts';
 import { makeDirectory } from '../shared/system/make-directory.ts';
+import { exitCodeOf } from './running.ts';
 import type { ClientStatus } from './status.ts';
 
 /** A log file above this size is set aside at the next start; one older file is kept. */
@@ -61,7 +62,7 @@ export async function runDaemon(options: DaemonOptions, output: Output): Promise
       output.talk(
         `in the background as pid ${child.pid}; its log: ${options.logPath}; to end it: vpn-client disconnect ${report.tunnel}`,
       );
-      return ExitCode.ok;
+      return exitCodeOf([report]);
     }
   } finally {
     for (const name of Object.keys(SIGNALS) as (keyof typeof SIGNALS)[]) process.off(name, pass);

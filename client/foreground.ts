@@ -8,7 +8,8 @@ import type { VpnError } from '../shared/errors.ts';
 import type { Environment, Output } from '../shared/program.ts';
 import { openNotifier } from '../shared/system/notify.ts';
 import { requireTun } from '../shared/system/require-tun.ts';
-import { Client, type ClientOptions } from './client.ts';
+import { Client } from './client.ts';
+import type { ClientOptions } from './client-options.ts';
 import { thisHost } from './host.ts';
 import type { ClientStatus } from './status.ts';
 

@@ -54,13 +54,14 @@ export class LeaseKeeper {
   }
 
   /**
-   * Runs `setUp` for the lease held now and tells the server how it went; without a lease it only
+   * Runs `setUp`, which says what it could not do, for the lease held now and tells the server; without a lease it only
    * runs it. Errors: those of `setUp`.
    */
-  async inForce(setUp: () => Promise<void>): Promise<void> {
+  async inForce(setUp: () => Promise<readonly string[]>): Promise<void> {
     const held = this.#held;
+    let notApplied: readonly string[];
     try {
-      await setUp();
+      notApplied = await setUp();
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
       if (held !== null) this.#options.control.confirm(held.receipt, undefined, [message]);
@@ -71,19 +72,19 @@ export class LeaseKeeper {
     this.#inUse = receipt.version;
     this.#options.control.confirm(receipt, receipt.version, [
       ...lease.refused.map((text) => `refused: ${text}`),
-      ...lease.notApplied,
+      ...notApplied,
     ]);
-    this.#say(lease, receipt);
+    this.#say(lease, receipt, notApplied);
   }
 
   /** What of a lease is not in force, once. */
-  #say({ refused, notApplied }: AcceptedLease, { version }: Receipt): void {
+  #say({ refused }: AcceptedLease, { version }: Receipt, notApplied: readonly string[]): void {
     const { log } = this.#options;
     const news = JSON.stringify([version, refused, notApplied]);
     if (news === this.#said) return;
     if (this.#said !== '') log.info({ version }, 'the lease changed');
     this.#said = news;
     for (const text of refused) log.warn(`refused from the server: ${text}`);
-    for (const text of notApplied) log.warn(`not applied yet: ${text}`);
+    for (const text of notApplied) log.warn(`not applied: ${text}`);
   }
 }

@@ -19,6 +19,8 @@ const LOWEST_MTU = 1280;
 const HIGHEST_MTU = 65_455;
 const MAX_ROUTES = 256;
 const MAX_DNS = 8;
+const MAX_DOMAINS = 32;
+const DOMAIN = /^(?=.{1,253}$)[a-z0-9_][a-z0-9_-]{0,62}(\.[a-z0-9_][a-z0-9_-]{0,62})*\.?$/i;
 /** Shortest prefix of a tunnel network by family: the largest is 10.0.0.0/8. */
 const SHORTEST_PREFIX = { 4: 8, 6: 32 } as const;
 
@@ -42,6 +44,12 @@ export function innerAddresses(network: Network | null): string[] {
   return (network?.addresses ?? []).map((cidr) => cidr.split('/')[0]!);
 }
 
+/** Name servers behind the tunnel, and the domains whose names they know. */
+export interface NameServers {
+  readonly servers: readonly string[];
+  readonly domains: readonly string[];
+}
+
 export interface AcceptedLease {
   readonly network: Network;
   /** Ranges the server may send from and is sent to. */
@@ -50,10 +58,9 @@ export interface AcceptedLease {
   readonly keepalive: number;
   /** The server wishes all traffic, and may have it. */
   readonly full: boolean;
+  readonly dns: NameServers;
   /** What the server sent and we do not take, one sentence each. */
   readonly refused: readonly string[];
-  /** What we would take and cannot apply yet. */
-  readonly notApplied: readonly string[];
 }
 
 /**
@@ -90,8 +97,8 @@ export function acceptLease(
     allowedIps: [...new Set([...ranges, ...routes].map(networkText))],
     keepalive: answer.keepalive,
     full: full && answer.full,
+    dns: acceptDns(answer, refused),
     refused,
-    notApplied: acceptDns(answer, refused),
   };
 }
 
@@ -132,15 +139,24 @@ function acceptRoutes(answer: Lease, endpoint: string | null, refused: string[])
   return accepted;
 }
 
-function acceptDns(answer: Lease, refused: string[]): string[] {
+function acceptDns(answer: Lease, refused: string[]): NameServers {
   if (answer.dns.length > MAX_DNS) {
     refused.push(`${answer.dns.length - MAX_DNS} name servers beyond the first ${MAX_DNS}`);
   }
-  const accepted: string[] = [];
+  const servers: string[] = [];
   for (const text of answer.dns.slice(0, MAX_DNS)) {
     if (text.includes('/') || parseCidr(text) === null)
       refused.push('a name server that is no address');
-    else accepted.push(`name server ${text}`);
+    else servers.push(text);
   }
-  return accepted;
+  if (answer.domains.length > MAX_DOMAINS) {
+    refused.push(`${answer.domains.length - MAX_DOMAINS} domains beyond the first ${MAX_DOMAINS}`);
+  }
+  const domains: string[] = [];
+  for (const text of answer.domains.slice(0, MAX_DOMAINS)) {
+    // Words of resolvers' own (`~.`, options) must not come in as names.
+    if (DOMAIN.test(text)) domains.push(text.toLowerCase().replace(/\.$/, ''));
+    else refused.push('a domain that is no name');
+  }
+  return { servers, domains };
 }

@@ -6,7 +6,7 @@ import type { PresharedKey, PublicKey } from '../keys/keypair.ts';
 import { type Cidr, contains, networkText, parseCidr } from '../shared/cidr.ts';
 import type { HostPort, Profile, ProfilePeer } from '../shared/profile.ts';
 import type { ConnectionPlan } from './connection.ts';
-import { DEFAULT_MTU, type Network } from './lease.ts';
+import { DEFAULT_MTU, type NameServers, type Network } from './lease.ts';
 import type { Target } from './target.ts';
 
 export interface TunnelPlan {
@@ -23,8 +23,8 @@ export interface TunnelPlan {
   readonly others: readonly ProfilePeer[];
   readonly listenPort: number;
   readonly fwmark: number;
-  /** What the profile asks for and is not done, one sentence each. */
-  readonly notApplied: readonly string[];
+  /** Of a profile; a lease has its own. */
+  readonly dns: NameServers;
 }
 
 export function planTunnel(target: Target): TunnelPlan {
@@ -54,14 +54,12 @@ const LEASED = {
   others: [],
   listenPort: 0,
   fwmark: 0,
-  notApplied: [],
+  dns: { servers: [], domains: [] },
 } as const;
 
 function planProfile(profile: Profile): TunnelPlan {
   // The first peer that can be called is the server; the others may call, or are called later.
   const main = profile.peers.find((peer) => peer.endpoint) ?? profile.peers[0]!;
-  const dns = profile.dns.map((address) => `name server ${address}`);
-  const domains = profile.domains.map((domain) => `search domain ${domain}`);
   return {
     serverPublicKey: main.publicKey,
     presharedKey: main.presharedKey ?? null,
@@ -79,7 +77,7 @@ function planProfile(profile: Profile): TunnelPlan {
     others: profile.peers.filter((peer) => peer !== main),
     listenPort: profile.listenPort ?? 0,
     fwmark: profile.fwmark ?? 0,
-    notApplied: [...dns, ...domains],
+    dns: { servers: profile.dns, domains: profile.domains },
   };
 }
 

@@ -45,8 +45,14 @@ export async function showStatus(
   const found = await readStatus(place, name);
   const facts = found.length === 1 ? found[0] : { tunnels: found };
   output.facts(facts, found.map(statusText).join('\n\n'));
-  const all = found.every((status) => status.state === 'connected');
-  return all ? ExitCode.ok : ExitCode.notRunning;
+  return exitCodeOf(found);
+}
+
+/** Not connected comes before connected in part. */
+export function exitCodeOf(found: readonly ClientStatus[]): ExitCode {
+  if (found.some((status) => status.state !== 'connected')) return ExitCode.notRunning;
+  const complete = found.every((status) => (status.dns?.problem ?? null) === null);
+  return complete ? ExitCode.ok : ExitCode.partial;
 }
 
 /** Shows the status once a second, over the one before on a terminal, until nobody runs any more. */

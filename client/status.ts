@@ -6,6 +6,7 @@ import { DROP_REASONS, type DropReason, type Interface } from '../shared/datapla
 import { formatHostPort } from '../shared/profile.ts';
 import type { PeerStatus } from '../shared/session/engine.ts';
 import type { ConnectionState } from './connection.ts';
+import { type DnsState, dnsText } from './dns.ts';
 import type { Network } from './lease.ts';
 import type { ProtectionState } from './protection-rules.ts';
 
@@ -23,14 +24,14 @@ export interface ClientStatus {
   readonly mtu: number | null;
   /** `address/length`, with ` table N` when it is not in the main table. */
   readonly routes: readonly string[];
+  /** Name servers of the tunnel; null: it has none. */
+  readonly dns: DnsState | null;
   /** Namespace that the tunnel is in; null: that of the client. */
   readonly netns: string | null;
   /** State of the protection; null: none was asked for. */
   readonly protection: ProtectionState | null;
   /** What local networks have in common with the tunnel, one sentence each. */
   readonly clashes: readonly string[];
-  /** What the server or the profile asks for and this version does not apply. */
-  readonly notApplied: readonly string[];
   readonly port: number;
   readonly aead: string;
   readonly workers: number;
@@ -60,7 +61,7 @@ export interface StatusSources {
   readonly publicKey: PublicKey;
   readonly serverPublicKey: PublicKey;
   readonly since: string | null;
-  readonly notApplied: readonly string[];
+  readonly dns: DnsState | null;
   readonly netns: string | null;
   readonly protection: ProtectionState | null;
   readonly clashes: readonly string[];
@@ -82,10 +83,10 @@ export function describe(from: StatusSources): ClientStatus {
     routes: (network?.routes ?? []).map((route) =>
       network?.table === undefined ? route : `${route} table ${network.table}`,
     ),
+    dns: from.dns,
     netns: from.netns,
     protection: from.protection,
     clashes: from.clashes,
-    notApplied: from.notApplied,
     port: opened.port,
     aead: opened.aead,
     workers: opened.workers,
@@ -122,6 +123,10 @@ export function statusText(status: ClientStatus): string {
     ['sent', bytesText(server.bytesSent)],
   ];
   if (status.name !== null) rows.splice(2, 0, ['name', status.name]);
+  if (status.dns !== null) {
+    const { problem } = status.dns;
+    rows.push(['dns', dnsText(status.dns) + (problem === null ? '' : ` (${problem})`)]);
+  }
   if (status.routes.length > 0) rows.push(['routes', status.routes.join(', ')]);
   if (status.netns !== null) rows.push(['namespace', status.netns]);
   if (status.protection !== null) rows.push(['protection', status.protection]);

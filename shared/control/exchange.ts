@@ -10,6 +10,7 @@ import {
   type ControlNotice,
   type ControlRequest,
   frameMessage,
+  frameProbe,
   isNotice,
   isRequest,
   MAX_BODY_BYTES,
@@ -30,6 +31,8 @@ export type Incoming =
   | { readonly type: 'request'; readonly request: ControlRequest }
   /** The answer to our open request `id`; `applied` also comes after an answer of ours. */
   | { readonly type: 'answer'; readonly id: number; readonly answer: ControlAnswer }
+  /** Our probe `id` arrived, and so did its answer of the same size. */
+  | { readonly type: 'probed'; readonly id: number }
   | { readonly type: 'notice'; readonly notice: ControlNotice };
 
 export interface ExchangeOptions {
@@ -110,6 +113,12 @@ export class Exchange {
     this.#sendAll(frameMessage(applied, this.#takeId()));
   }
 
+  /** Sends a probe of `size` bytes, once; null: the tunnel has no usable key. Result: its id. */
+  probe(size: number): number | null {
+    const id = this.#takeId();
+    return this.#send(frameProbe({ type: 'probe', id, size }, id, size)) ? id : null;
+  }
+
   /** Sends a message that has no answer, once. */
   notify(notice: ControlNotice): boolean {
     return this.#sendAll(frameMessage(notice, this.#takeId()));
@@ -124,6 +133,15 @@ export class Exchange {
       return null;
     }
     const message = parsed.message;
+    if (message.type === 'probed') return { type: 'probed', id: message.id };
+    if (message.type === 'probe') {
+      // Never larger than what was received: an answer must not cost more than its request.
+      const size = Math.min(message.size, frame.length);
+      const answer = { type: 'probed', id: message.id } as const;
+      if (this.#takeToken(now)) this.#send(frameProbe(answer, this.#takeId(), size));
+      else this.counters.rateLimited += 1;
+      return null;
+    }
     if (isNotice(message)) return { type: 'notice', notice: message };
     if (isRequest(message)) return this.#receiveRequest(message, now);
     const asked = this.#open.delete(message.id);

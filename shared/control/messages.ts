@@ -100,6 +100,10 @@ const refusal = z.object({
 
 /** The sender leaves now: no answer. */
 const byeNotice = z.object({ type: z.literal('bye') });
+/** Is a frame of this size carried? Answered at once by a `probed` of the same size; no repeats. */
+const probe = z.object({ type: z.literal('probe'), id, size: z.int().min(0).max(65_535) });
+const probed = z.object({ type: z.literal('probed'), id });
+
 /** Why a server shuts a peer out; a later version's reasons read as `revoked`. */
 export const DISMISSAL_REASONS = ['revoked', 'suspended', 'expired'] as const;
 export type DismissalReason = (typeof DISMISSAL_REASONS)[number];
@@ -128,7 +132,8 @@ export type ControlAnswer =
   | z.infer<typeof rotateAnswer>
   | Refusal;
 export type ControlNotice = z.infer<typeof byeNotice> | z.infer<typeof dismissedNotice>;
-export type ControlMessage = ControlRequest | ControlAnswer | ControlNotice;
+export type ControlProbe = z.infer<typeof probe> | z.infer<typeof probed>;
+export type ControlMessage = ControlRequest | ControlAnswer | ControlNotice | ControlProbe;
 
 /** A message before the exchange gave it its id. */
 export type Unnumbered<M> = M extends { id: number } ? Omit<M, 'id'> : never;
@@ -143,6 +148,8 @@ const SCHEMAS = new Map<string, z.ZodType<ControlMessage>>([
   ['enrolled', enrolAnswer],
   ['rotating', rotateAnswer],
   ['refused', refusal],
+  ['probe', probe],
+  ['probed', probed],
   ['bye', byeNotice],
   ['dismissed', dismissedNotice],
 ]);
@@ -179,6 +186,14 @@ export function frameMessage(message: ControlMessage, number: number): Uint8Arra
     frame.set(bytes, HEADER_BYTES);
     return frame;
   });
+}
+
+/** A probe or its answer as one frame, filled up with padding to `size` bytes if it is smaller. */
+export function frameProbe(message: ControlProbe, number: number, size: number): Uint8Array {
+  const [frame] = frameMessage(message, number);
+  const padded = new Uint8Array(Math.max(size, frame!.length));
+  padded.set(frame!);
+  return padded;
 }
 
 interface Frame {

@@ -3,11 +3,11 @@
  * proof that everything is as before when a test is over. Nothing here knows Culvert (vpn.ts does).
  */
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Capture } from './capture.ts';
-import { compareHostStates, type HostState, readHostState } from './host-state.ts';
+import { compareHostStates, type HostState, ownFiles, readHostState } from './host-state.ts';
 import { type Outcome, Program, type RunOptions } from './program.ts';
 
 /** Every namespace is called `cvt-PID-N-HOST`: the pid tells whose it is. */
@@ -55,6 +55,9 @@ export class Net {
     for (const host of hosts) {
       const name = this.namespace(host);
       ip('netns', 'add', name);
+      // `ip netns exec` binds it over /etc/resolv.conf: programs in here leave the machine's alone.
+      mkdirSync(ownFiles(name), { recursive: true });
+      copyFileSync('/etc/resolv.conf', join(ownFiles(name), 'resolv.conf'));
       this.#sysctl(name, 'net.ipv6.conf.all.accept_dad=0', 'net.ipv6.conf.default.accept_dad=0');
       this.#sysctl(name, 'net.ipv6.conf.all.accept_ra=0', 'net.ipv6.conf.default.accept_ra=0');
       ip('-n', name, 'link', 'set', 'lo', 'up');
@@ -256,6 +259,7 @@ function removeNamespace(name: string): void {
   } catch {
     // gone, or its last process ended meanwhile
   }
+  rmSync(ownFiles(name), { recursive: true, force: true });
   try {
     ip('netns', 'delete', name);
   } catch {

@@ -5,6 +5,7 @@
  */
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 
 /** One fact a line, each prefixed by its subject. */
 export type HostState = readonly string[];
@@ -20,6 +21,11 @@ const QUERIES: readonly (readonly [string, string, readonly string[]])[] = [
   ['sysctl', 'sysctl', ['-a', '-r', '[.](forwarding|ip_forward|accept_ra|accept_redirects)$']],
 ];
 
+/** Folder of files that `ip netns exec` shows in place of those in /etc. */
+export function ownFiles(namespace: string): string {
+  return join('/etc/netns', namespace);
+}
+
 /** Reads the state of a namespace, or of the host when `namespace` is null. */
 export function readHostState(namespace: string | null): HostState {
   const lines: string[] = [];
@@ -34,7 +40,8 @@ export function readHostState(namespace: string | null): HostState {
       if (fact) lines.push(`${subject}: ${fact}`);
     }
   }
-  if (namespace === null) lines.push(`resolv.conf: ${readFileSync('/etc/resolv.conf', 'utf8')}`);
+  const etc = namespace === null ? '/etc' : ownFiles(namespace);
+  lines.push(`resolv.conf: ${readFileSync(join(etc, 'resolv.conf'), 'utf8')}`);
   return lines.sort();
 }
 

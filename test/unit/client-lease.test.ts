@@ -33,7 +33,7 @@ test('an ordinary lease is taken as it is', () => {
     keepalive: 25,
     full: false,
     refused: [],
-    notApplied: [],
+    dns: { servers: [], domains: [] },
   });
 });
 
@@ -92,8 +92,17 @@ test('routes: none that the own network covers, none that would catch the server
 
 test('name servers: literals only, at most 8', () => {
   const lease = accepted({ dns: ['10.0.0.1', 'fd00::1', 'evil.example', '10.0.0.0/8'] });
-  expect(lease.notApplied).toEqual(['name server 10.0.0.1', 'name server fd00::1']);
+  expect(lease.dns.servers).toEqual(['10.0.0.1', 'fd00::1']);
   expect(lease.refused).toHaveLength(2);
   const many = accepted({ dns: Array.from({ length: 9 }, (_, i) => `10.0.0.${i}`) });
-  expect([many.notApplied.length, many.refused.length]).toEqual([8, 1]);
+  expect([many.dns.servers.length, many.refused.length]).toEqual([8, 1]);
+});
+
+test('domains: names only, at most 32, nothing that a resolver would take for an order', () => {
+  const bad = ['~.', '.', 'a b', 'x\nnameserver 6.6.6.6', '-a', '', 'a..b', `${'a'.repeat(64)}.x`];
+  const lease = accepted({ domains: ['Corp.Example.', '_tcp.corp', ...bad] });
+  expect(lease.dns.domains).toEqual(['corp.example', '_tcp.corp']);
+  expect(lease.refused).toEqual(bad.map(() => 'a domain that is no name'));
+  const many = accepted({ domains: Array.from({ length: 33 }, (_, i) => `d${i}.example`) });
+  expect([many.dns.domains.length, many.refused.length]).toEqual([32, 1]);
 });

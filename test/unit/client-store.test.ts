@@ -178,7 +178,7 @@ test('a profile file gives addresses and the routes that the addresses do not co
     listenPort: 6000,
     fwmark: 5,
     network: { addresses: ['10.0.0.2/24', 'fd00::2/64'], mtu: 1420, routes: ['10.5.0.0/16'] },
-    notApplied: ['name server 10.0.0.1', 'search domain corp.example'],
+    dns: { servers: ['10.0.0.1'], domains: ['corp.example'] },
   });
   expect(plan.others).toHaveLength(1);
 });

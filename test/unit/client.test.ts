@@ -244,7 +244,7 @@ test('an invite leads to an address, and the own key is what stays', async () =>
     name: 'laptop',
     addresses: ['192.168.1.2/24'],
     mtu: 1380,
-    notApplied: [],
+    dns: null,
     server: { endpoint: '192.0.2.2:6000' },
   });
   expect(a.ran).toContain('ip address add 192.168.1.2/24 dev cvc0');

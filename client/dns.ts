@@ -1,0 +1,216 @@
+/**
+ * Name servers of the tunnel: told to whatever keeps the host's resolver (systemd-resolved,
+ * openresolv, or the plain file), taken back through the undo journal, and asked once whether they
+ * answer. A tunnel whose name servers fail is up all the same; `problem` says what is missing.
+ */
+import { readFileSync, realpathSync } from 'node:fs';
+import { VpnError } from '../shared/errors.ts';
+import type { Journal } from '../shared/system/journal.ts';
+import { commandFailure, type Run } from '../shared/system/run.ts';
+import { answersDns } from './dns-query.ts';
+import type { NameServers } from './lease.ts';
+
+export interface DnsWish extends NameServers {
+  /** Every name is asked of `servers`; else only those below `domains`. */
+  readonly everything: boolean;
+}
+
+export type ResolverKeeper = 'systemd-resolved' | 'resolvconf' | 'file';
+
+/** As `status` shows it. */
+export interface DnsState extends DnsWish {
+  /** Whom we told; null: nobody could be told. */
+  readonly keeper: ResolverKeeper | null;
+  /** Why names may not be resolved through the tunnel; null: they are. */
+  readonly problem: string | null;
+}
+
+export interface DnsOptions {
+  readonly device: string;
+  readonly journal: Pick<Journal, 'apply' | 'replaceFile' | 'undo'>;
+  readonly run: Run;
+  readonly asks?: (server: string) => Promise<boolean>;
+  /** resolv.conf; tests bring another one. */
+  readonly file?: string;
+}
+
+const RESOLV_CONF = '/etc/resolv.conf';
+/** More are ignored by the C library (resolv.conf(5), MAXNS). */
+const MAX_SERVERS_IN_FILE = 3;
+const SPLIT_IMPOSSIBLE =
+  "this host's resolver cannot ask other servers for some names only; with systemd-resolved it could";
+
+export class Dns {
+  readonly #options: DnsOptions;
+  readonly #file: string;
+  #applied: number[] = [];
+  #wish = '';
+  #state: DnsState | null = null;
+
+  constructor(options: DnsOptions) {
+    this.#options = options;
+    this.#file = options.file ?? RESOLV_CONF;
+  }
+
+  /** null: the tunnel has no name servers. */
+  get state(): DnsState | null {
+    return this.#state;
+  }
+
+  /**
+   * Makes the host ask as `wish` says; the same wish again changes nothing. Whether the servers
+   * answer is for verify(). Never rejects.
+   */
+  async apply(wish: DnsWish): Promise<DnsState | null> {
+    const text = JSON.stringify(wish);
+    if (text === this.#wish) return this.#state;
+    this.#wish = text;
+    this.#state = null;
+    let keeper: ResolverKeeper | null = null;
+    let problem: string | null = null;
+    try {
+      for (const id of this.#applied.splice(0).reverse()) await this.#options.journal.undo(id);
+      if (wish.servers.length === 0) return null;
+      keeper = await this.#tell(wish);
+      if (keeper === null) problem = SPLIT_IMPOSSIBLE;
+    } catch (error) {
+      problem = error instanceof Error ? error.message : String(error);
+    }
+    this.#state = { ...wish, keeper, problem };
+    return this.#state;
+  }
+
+  /** Asks every server once whether it is there; its problem is in the result. Never rejects. */
+  async verify(): Promise<DnsState | null> {
+    const asked = this.#state;
+    if (asked === null || asked.problem !== null) return asked;
+    const ask = this.#options.asks ?? answersDns;
+    const answers = await Promise.all(asked.servers.map((server) => ask(server)));
+    const silent = asked.servers.filter((_, at) => !answers[at]);
+    if (silent.length === 0 || this.#state !== asked) return this.#state;
+    const verb = silent.length === 1 ? 'does' : 'do';
+    const problem = `the name server ${silent.join(', ')} ${verb} not answer`;
+    this.#state = { ...asked, problem };
+    return this.#state;
+  }
+
+  async #tell(wish: DnsWish): Promise<ResolverKeeper | null> {
+    const keeper = await findKeeper(this.#file, this.#options.run);
+    if (keeper === 'systemd-resolved') await this.#tellResolved(wish);
+    // The others know no servers for some names only: taking all would be more than was asked.
+    else if (!wish.everything) return null;
+    else if (keeper === 'resolvconf') await this.#tellResolvconf(wish);
+    else this.#writeFile(wish);
+    return keeper;
+  }
+
+  async #tellResolved({ servers, domains, everything }: DnsWish): Promise<void> {
+    const { device, journal } = this.#options;
+    // `~.`: also for names that another link would answer otherwise.
+    const routed = everything ? ['~.', ...domains] : domains;
+    const undo = ['resolvectl', 'revert', device] as const;
+    for (const args of [
+      ['dns', device, ...servers],
+      ['domain', device, ...routed],
+      ['default-route', device, everything ? 'yes' : 'no'],
+    ]) {
+      const what = `resolvectl ${args.join(' ')}`;
+      this.#applied.push(await journal.apply({ what, apply: ['resolvectl', ...args], undo }));
+    }
+  }
+
+  async #tellResolvconf({ servers, domains }: DnsWish): Promise<void> {
+    const { device, journal } = this.#options;
+    // Exclusive and before all others, as wg-quick asks openresolv too.
+    this.#applied.push(
+      await journal.apply({
+        what: `name servers ${servers.join(', ')} by resolvconf for ${device}`,
+        apply: ['resolvconf', '-a', device, '-m', '0', '-x'],
+        input: resolvConf(servers, domains, []),
+        undo: ['resolvconf', '-d', device, '-f'],
+      }),
+    );
+  }
+
+  #writeFile({ servers, domains }: DnsWish): void {
+    let former = '';
+    try {
+      former = readFileSync(this.#file, 'utf8');
+    } catch {
+      // None, or a link to nowhere: there are no options to keep.
+    }
+    const options = former.split('\n').filter((line) => /^options\s/.test(line));
+    const first = servers.slice(0, MAX_SERVERS_IN_FILE);
+    const note = '# Written by vpn-client while its tunnel is up; it puts back what was here.\n';
+    const text = note + resolvConf(first, domains, options);
+    this.#applied.push(this.#options.journal.replaceFile(this.#file, text));
+  }
+}
+
+/**
+ * A profile's servers answer everything, as with wg-quick; those of a lease know its domains,
+ * unless all traffic (`full`) goes through the tunnel, and names with it.
+ */
+export function dnsWish(
+  lease: NameServers | undefined,
+  profile: NameServers,
+  full: boolean,
+): DnsWish {
+  return lease
+    ? { ...lease, everything: full || lease.domains.length === 0 }
+    : { ...profile, everything: true };
+}
+
+/** A tunnel in a namespace of its own has its own resolv.conf, and cannot be asked from here. */
+export function dnsOptions(
+  device: string,
+  netns: string | null,
+  journal: Journal,
+  run: Run,
+): DnsOptions {
+  if (netns === null) return { device, journal, run };
+  const file = `/etc/netns/${netns}/resolv.conf`;
+  return { device, journal, run, file, asks: async () => true };
+}
+
+/** One line for the stage: `10.9.0.53 for corp.example, by systemd-resolved`. */
+export function dnsText({ servers, domains, everything, keeper }: DnsState): string {
+  const what = everything ? 'every name' : domains.join(', ');
+  return `${servers.join(', ')} for ${what}${keeper === null ? '' : `, by ${keeper}`}`;
+}
+
+/** Who keeps resolv.conf on this host: its own words decide, then whether the program is there. */
+async function findKeeper(file: string, run: Run): Promise<ResolverKeeper> {
+  let text = '';
+  let path = file;
+  try {
+    path = realpathSync(file);
+    text = readFileSync(file, 'utf8');
+  } catch {
+    // Missing: a plain file will be made.
+  }
+  const stub = /^\/run\/systemd\/resolve\//.test(path) || /^nameserver 127\.0\.0\.53$/m.test(text);
+  if (stub && (await exists('resolvectl', run))) return 'systemd-resolved';
+  const kept = /\/resolvconf\//.test(path) || /^#.*resolvconf/im.test(text);
+  if (kept && (await exists('resolvconf', run))) return 'resolvconf';
+  return 'file';
+}
+
+async function exists(program: string, run: Run): Promise<boolean> {
+  try {
+    await run(program, ['--version']);
+    return true;
+  } catch (error) {
+    if (error instanceof VpnError && error.code === 'COMMAND_MISSING') return false;
+    return commandFailure(error) !== null;
+  }
+}
+
+function resolvConf(
+  servers: readonly string[],
+  domains: readonly string[],
+  options: readonly string[],
+): string {
+  const search = domains.length === 0 ? [] : [`search ${domains.join(' ')}`];
+  return `${[...servers.map((s) => `nameserver ${s}`), ...search, ...options].join('\n')}\n`;
+}

@@ -1,0 +1,89 @@
+/**
+ * The MTU that the tunnel's device gets: what lease or profile wish, what the link to the server
+ * carries after our own headers, and what probes through the tunnel found to arrive.
+ */
+import { isIPv6 } from 'node:net';
+import type { Logger } from '../shared/log.ts';
+import { readLink, routeTo } from '../shared/system/link.ts';
+import type { Run } from '../shared/system/run.ts';
+import type { Network } from './lease.ts';
+import { LOWEST_MTU, PathMtu } from './path-mtu.ts';
+
+/** Outer IP and UDP headers, and 32 bytes of a transport message (docs/PROTOCOL.md). */
+const OVERHEAD = { 4: 20 + 8 + 32, 6: 40 + 8 + 32 } as const;
+
+export interface TunnelMtuOptions {
+  readonly run: Run;
+  /** fwmark of our own datagrams. */
+  readonly mark: () => number;
+  readonly log: Logger;
+  readonly now: () => number;
+  /** Sends a probe; null: no session. */
+  readonly probe: (size: number) => number | null;
+  /** Another MTU is in force. */
+  readonly onChange: () => void;
+}
+
+export class TunnelMtu {
+  readonly #options: TunnelMtuOptions;
+  readonly #path: PathMtu;
+  /** Nothing above it arrives; none is known at first. */
+  #limit = Number.POSITIVE_INFINITY;
+  /** Largest size that was asked for. */
+  #upper = 0;
+
+  constructor(options: TunnelMtuOptions) {
+    this.#options = options;
+    this.#path = new PathMtu({
+      probe: options.probe,
+      onFound: (mtu) => this.#limitTo(mtu, 'the way to the server carries'),
+    });
+  }
+
+  /** `network` with the MTU that is in force. */
+  of(network: Network): Network {
+    return { ...network, mtu: Math.min(network.mtu, this.#limit) };
+  }
+
+  /**
+   * A session stands with `server`, an outer address; `wish`: MTU of lease or profile. `again`:
+   * the way is new, though nothing else may be.
+   */
+  async start(wish: number, server: string | null, again: boolean): Promise<void> {
+    const link = await this.#linkLimit(server);
+    const upper = Math.max(LOWEST_MTU, Math.min(wish, link));
+    // Smaller at once: what does not fit the link would leave in fragments, or not at all.
+    if (upper < Math.min(wish, this.#limit)) this.#limitTo(upper, 'the link to the server carries');
+    if (!again && upper === this.#upper) return;
+    this.#upper = upper;
+    this.#path.start(upper, this.#options.now());
+  }
+
+  answered(id: number): void {
+    this.#path.answered(id, this.#options.now());
+  }
+
+  tick(): void {
+    this.#path.tick(this.#options.now());
+  }
+
+  #limitTo(mtu: number, why: string): void {
+    if (mtu === this.#limit) return;
+    this.#limit = mtu;
+    this.#options.log.info({ mtu }, `${why} packets of ${mtu} bytes`);
+    this.#options.onChange();
+  }
+
+  async #linkLimit(server: string | null): Promise<number> {
+    const { run } = this.#options;
+    const mark = this.#options.mark();
+    if (server === null) return Number.POSITIVE_INFINITY;
+    try {
+      const path = await routeTo(server, { mark }, run);
+      const link = path && (await readLink(path.device, run));
+      return link ? link.mtu - OVERHEAD[isIPv6(server) ? 6 : 4] : Number.POSITIVE_INFINITY;
+    } catch {
+      return Number.POSITIVE_INFINITY;
+    }
+  }
+}

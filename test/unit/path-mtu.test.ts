@@ -1,0 +1,91 @@
+/** The search for the largest packet that arrives, in virtual time over a path of a known size. */
+import { expect, test } from 'vitest';
+import { PathMtu } from '../../client/path-mtu.ts';
+
+/** A path that carries `carries` bytes there and back in `trip` ms; 0: nobody answers. */
+class Way {
+  now = 0;
+  carries: number;
+  trip = 40;
+  readonly sizes: number[] = [];
+  readonly found: number[] = [];
+  readonly mtu = new PathMtu({
+    probe: (size) => {
+      this.sizes.push(size);
+      if (size <= this.carries) this.#coming.push([this.now + this.trip, this.sizes.length]);
+      return this.sizes.length;
+    },
+    onFound: (mtu) => this.found.push(mtu),
+  });
+  #coming: [at: number, id: number][] = [];
+
+  constructor(carries: number) {
+    this.carries = carries;
+  }
+
+  wait(ms: number): this {
+    for (const end = this.now + ms; this.now < end; ) {
+      this.now += 10;
+      const due = this.#coming.filter(([at]) => at <= this.now);
+      this.#coming = this.#coming.filter(([at]) => at > this.now);
+      for (const [, id] of due) this.mtu.answered(id, this.now);
+      if (this.now % 250 === 0) this.mtu.tick(this.now);
+    }
+    return this;
+  }
+}
+
+test('a path that carries the wish costs two probes', () => {
+  const way = new Way(9_000);
+  way.mtu.start(8_920, 0);
+  way.wait(10_000);
+  expect([way.sizes, way.found]).toEqual([[0, 8_920], [8_920]]);
+});
+
+test.each([1_300, 1_339, 1_388, 1_412, 1_419])('a hole above %i bytes is found', (carries) => {
+  const way = new Way(carries);
+  way.mtu.start(1_420, 0);
+  way.wait(15_000);
+  expect(way.found).toHaveLength(1);
+  expect(way.found[0]).toBeLessThanOrEqual(carries);
+  expect(carries - way.found[0]!).toBeLessThan(8);
+});
+
+test('jumbo frames that end somewhere: found in half a minute', () => {
+  const way = new Way(4_400);
+  way.mtu.start(8_920, 0);
+  way.wait(30_000);
+  expect(way.found[0]).toBeGreaterThan(4_392);
+});
+
+test('never below 1280, whatever the path swallows', () => {
+  const way = new Way(900);
+  way.mtu.start(1_420, 0);
+  expect(way.wait(15_000).found).toEqual([1_280]);
+});
+
+test('a server that knows no probes is left in peace, and the MTU as it is', () => {
+  const way = new Way(-1);
+  way.mtu.start(1_420, 0);
+  way.wait(59_000);
+  expect([way.sizes, way.found]).toEqual([[0, 0, 0], []]);
+});
+
+test('a slow path is not taken for a hole', () => {
+  const way = new Way(1_500);
+  way.trip = 1_200;
+  way.mtu.start(1_420, 0);
+  expect(way.wait(20_000).found).toEqual([1_420]);
+});
+
+test('a hole that opens later is noticed by asking once a minute, and so is its end', () => {
+  const way = new Way(1_500);
+  way.mtu.start(1_420, 0);
+  way.wait(30_000);
+  way.carries = 1_352;
+  way.wait(60_000);
+  expect(way.found.at(-1)).toBe(1_352);
+  way.carries = 1_500;
+  way.wait(660_000);
+  expect(way.found).toEqual([1_420, 1_352, 1_420]);
+});
