@@ -128,6 +128,16 @@ export function createProgram(surroundings: Surroundings): Program {
         return show(findPlace(options, env), args[0], output);
       },
     })
+    .add<PlaceOptions>({
+      usage: 'doctor [target]',
+      summary: 'check what a connection needs, in order, and say what to type',
+      examples: ['vpn-client doctor', 'vpn-client doctor server.example:6000 --json'],
+      options: placeOptions,
+      run: async ({ args, options, output, env }) => {
+        const { diagnose } = await import('./doctor-report.ts');
+        return diagnose(findPlace(options, env), args[0], output);
+      },
+    })
     .add<CleanupOptions>({
       usage: 'cleanup',
       summary: 'undo what clients that were killed left on this host',

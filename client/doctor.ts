@@ -1,0 +1,218 @@
+/**
+ * `vpn-client doctor`: looks at everything that a connection needs, in the order in which it needs
+ * it, and says what is missing and what to type. Changes nothing and connects to nobody; what only
+ * a connection can show is asked of a running client.
+ */
+import { createSocket } from 'node:dgram';
+import { readFileSync } from 'node:fs';
+import { isIPv6 } from 'node:net';
+import { contains, networkText, parseCidr } from '../shared/cidr.ts';
+import type { Endpoint } from '../shared/dataplane.ts';
+import { ExitCode, VpnError } from '../shared/errors.ts';
+import type { HostPort } from '../shared/profile.ts';
+import { readLinks } from '../shared/system/link.ts';
+import { requireTun } from '../shared/system/require-tun.ts';
+import type { Run } from '../shared/system/run.ts';
+import { type Place, tunnelsWithJournal } from './place.ts';
+import { type LookUp, resolveEndpoints } from './resolve.ts';
+import { readStatus } from './running.ts';
+import type { ClientStatus } from './status.ts';
+
+export interface Finding {
+  readonly check: string;
+  /** `unknown`: only a connection can tell. */
+  readonly result: 'good' | 'bad' | 'unknown';
+  readonly text: string;
+  /** What to type or do; null when nothing. */
+  readonly fix: string | null;
+  readonly exit: ExitCode;
+}
+
+export interface DoctorOptions {
+  readonly place: Place;
+  /** Where the server may be; reading it may fail, which is a finding too. */
+  readonly endpoints: () => readonly HostPort[];
+  readonly run: Run;
+  readonly lookUp: LookUp;
+  readonly knock?: (server: Endpoint) => Promise<string | null>;
+  readonly resolvConf?: string;
+}
+
+/** The network that a server has when nobody chose another. */
+const DEFAULT_NETWORK = parseCidr('192.168.1.0/24')!;
+/** Before this the clock is surely wrong: nothing of ours is as old. Unix seconds. */
+const EARLIEST_CLOCK = 1_735_689_600;
+const KNOCK_MS = 700;
+
+/** All findings, in order; checks that make no sense after a failure are left out. */
+export async function examine(options: DoctorOptions): Promise<Finding[]> {
+  const { place } = options;
+  const found = [privileges(), ...(await programs(options.run)), clock(), leftovers(place)];
+  const running = await readStatus(place, undefined).catch(() => []);
+  found.push(...running.map(tunnel), names(options.resolvConf ?? '/etc/resolv.conf', running));
+  found.push(...(await way(options)));
+  if (running.length === 0) found.push(await overlap(options.run));
+  else found.push(...running.flatMap(({ clashes }) => clashes.map((c) => unknown('overlap', c))));
+  return found;
+}
+
+/** Of the first thing that is bad. */
+export function exitCodeOfFindings(findings: readonly Finding[]): ExitCode {
+  return findings.find(({ result }) => result === 'bad')?.exit ?? ExitCode.ok;
+}
+
+function privileges(): Finding {
+  try {
+    requireTun();
+    return good('privileges', 'a tun device can be made');
+  } catch (error) {
+    return failed('privileges', error);
+  }
+}
+
+async function programs(run: Run): Promise<Finding[]> {
+  const wanted: [program: string, args: string[]][] = [
+    ['ip', ['-Version']],
+    ['flock', ['--version']],
+    ['nft', ['--version']],
+  ];
+  return Promise.all(
+    wanted.map(async ([program, args]) => {
+      try {
+        await run(program, args);
+        return good('programs', `${program} is there`);
+      } catch (error) {
+        return failed('programs', error);
+      }
+    }),
+  );
+}
+
+function clock(): Finding {
+  const now = Math.floor(Date.now() / 1000);
+  const text = new Date(now * 1000).toISOString();
+  if (now >= EARLIEST_CLOCK) return good('clock', `it is ${text}`);
+  return bad(
+    'clock',
+    `this host believes it is ${text}`,
+    'Set the clock: `date -s` or `timedatectl`.',
+  );
+}
+
+/** A journal is there while a client runs, and after one was killed. */
+function leftovers(place: Place): Finding {
+  const journals = tunnelsWithJournal(place);
+  if (journals.length === 0) return good('leftovers', 'nothing was left behind');
+  const text = `changed by ${journals.join(', ')}: still up, or killed`;
+  return unknown('leftovers', text, 'When it is not running: `vpn-client cleanup`.');
+}
+
+function tunnel({ tunnel: name, state, server }: ClientStatus): Finding {
+  const text = `${name} is ${state}, server ${server.endpoint ?? 'not found'}`;
+  if (state === 'connected') return good('tunnel', text);
+  const fix = "Look at the server's log; it says why it refuses a handshake.";
+  return bad('tunnel', text, fix, ExitCode.unreachable);
+}
+
+function names(file: string, running: readonly ClientStatus[]): Finding {
+  let text: string;
+  try {
+    text = readFileSync(file, 'utf8');
+  } catch {
+    return bad('resolver', `${file} cannot be read`, 'Make one with a `nameserver` line.');
+  }
+  const problem = running.find(({ dns }) => dns?.problem)?.dns?.problem;
+  if (problem) return bad('resolver', problem, 'Ask the operator of the server.', ExitCode.partial);
+  if (text.includes('Written by vpn-client') && running.length === 0) {
+    const what = `${file} still is that of a tunnel that is gone`;
+    return bad('resolver', what, 'Run `vpn-client cleanup`.');
+  }
+  const servers = [...text.matchAll(/^nameserver\s+(\S+)/gm)].map((match) => match[1]);
+  if (servers.length > 0) return good('resolver', servers.join(', '));
+  return unknown('resolver', `${file} names no server: this host asks itself`);
+}
+
+/** The server's name, the way to it, and whether somebody there says that nobody listens. */
+async function way(options: DoctorOptions): Promise<Finding[]> {
+  let endpoints: readonly HostPort[];
+  try {
+    endpoints = options.endpoints();
+  } catch (error) {
+    return [failed('server', error)];
+  }
+  if (endpoints.length === 0) return [];
+  const resolution = await resolveEndpoints(endpoints, 0, options.lookUp, options.run);
+  const { found, ways, problems } = resolution;
+  const trouble = problems.map((text) =>
+    bad('server', text, 'Check the name, and that this host is online.', ExitCode.unreachable),
+  );
+  if (found.length === 0) return trouble;
+  const knock = options.knock ?? refusalOf;
+  const refusals = await Promise.all(found.map(knock));
+  const answers = found.map(({ address, port }, at) => {
+    const refusal = refusals[at];
+    const where = `${address} port ${port}`;
+    if (!refusal)
+      return unknown('answer', `${where} does not refuse; a server is silent to strangers`);
+    const fix = 'Check that the server runs and the port is right.';
+    return bad('answer', `${where}: ${refusal}`, fix, ExitCode.unreachable);
+  });
+  return [...trouble, good('server', ways.join(', ')), ...answers];
+}
+
+async function overlap(run: Run): Promise<Finding> {
+  try {
+    for (const { name, addresses } of await readLinks(run)) {
+      for (const { address, prefixLength } of addresses) {
+        const range = parseCidr(`${address}/${prefixLength}`);
+        if (range === null || range.family !== DEFAULT_NETWORK.family || name.startsWith('cv')) {
+          continue;
+        }
+        if (!contains(range, DEFAULT_NETWORK) && !contains(DEFAULT_NETWORK, range)) continue;
+        const what = `${name} is in ${networkText(range)}, as tunnels are by default`;
+        return unknown('overlap', what, 'Addresses of both are named when it connects.');
+      }
+    }
+  } catch (error) {
+    return failed('overlap', error);
+  }
+  return good('overlap', 'no local network is in the default network of tunnels');
+}
+
+/** The error that comes back for a datagram to `server`: ICMP says so. null: none in time. */
+async function refusalOf({ address, port }: Endpoint): Promise<string | null> {
+  const socket = createSocket(isIPv6(address) ? 'udp6' : 'udp4');
+  try {
+    return await new Promise((resolve) => {
+      const timer = setTimeout(() => resolve(null), KNOCK_MS);
+      const refused = (error: Error | null): void => {
+        if (error === null) return;
+        clearTimeout(timer);
+        const { code } = error as NodeJS.ErrnoException;
+        resolve(code === 'ECONNREFUSED' ? 'nobody listens there' : (code ?? error.message));
+      };
+      socket.on('error', refused);
+      // One byte is no message of the protocol: a server drops it.
+      socket.connect(port, address, () => socket.send(Uint8Array.of(0), refused));
+    });
+  } finally {
+    socket.close();
+  }
+}
+
+function good(check: string, text: string): Finding {
+  return { check, result: 'good', text, fix: null, exit: ExitCode.ok };
+}
+
+function unknown(check: string, text: string, fix: string | null = null): Finding {
+  return { check, result: 'unknown', text, fix, exit: ExitCode.ok };
+}
+
+function bad(check: string, text: string, fix: string, exit: ExitCode = ExitCode.other): Finding {
+  return { check, result: 'bad', text, fix, exit };
+}
+
+function failed(check: string, error: unknown): Finding {
+  if (error instanceof VpnError) return bad(check, error.message, error.hint, error.exitCode);
+  return bad(check, String(error), 'Run it again with LOG_LEVEL=debug.');
+}

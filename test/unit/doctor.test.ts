@@ -1,0 +1,109 @@
+/** What the doctor says of a host, check by check. */
+
+import { createSocket } from 'node:dgram';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import {
+  type DoctorOptions,
+  examine,
+  exitCodeOfFindings,
+  type Finding,
+} from '../../client/doctor.ts';
+import { VpnError } from '../../shared/errors.ts';
+import type { Run } from '../../shared/system/run.ts';
+
+let folder: string;
+let route: object[];
+let links: object[];
+let missing: string[];
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), `culvert-c2-${process.pid}-`));
+  mkdirSync(join(folder, 'run'));
+  writeFileSync(join(folder, 'resolv.conf'), 'nameserver 192.0.2.1\n');
+  [route, links, missing] = [[{ dst: '10.0.0.1', dev: 'eth0' }], [], []];
+});
+afterEach(() => rmSync(folder, { recursive: true }));
+
+const run: Run = async (program, args) => {
+  if (missing.includes(program)) throw new VpnError('COMMAND_MISSING', `no ${program}`);
+  const answer = args.includes('route') ? route : args.includes('address') ? links : [];
+  return { stdout: JSON.stringify(answer), stderr: '' };
+};
+
+async function findings(change: Partial<DoctorOptions> = {}): Promise<Finding[]> {
+  return examine({
+    place: { stateDirectory: folder, runDirectory: join(folder, 'run') },
+    endpoints: () => [{ host: 'vpn.example', port: 6000 }],
+    run,
+    lookUp: async () => ['10.0.0.1'],
+    knock: async () => null,
+    resolvConf: join(folder, 'resolv.conf'),
+    ...change,
+  });
+}
+const about = (all: readonly Finding[], check: string) =>
+  all.filter((f) => f.check === check).map((f) => `${f.result}: ${f.text}`);
+
+test('a host in order', async () => {
+  const all = await findings();
+  expect(all.filter((f) => f.result === 'bad' && f.check !== 'privileges')).toEqual([]);
+  expect(about(all, 'server')).toEqual(['good: 10.0.0.1 through eth0']);
+  expect(about(all, 'answer')[0]).toMatch(/^unknown: 10\.0\.0\.1 port 6000 does not refuse/);
+  expect(about(all, 'resolver')).toEqual(['good: 192.0.2.1']);
+});
+
+test('what is wrong is named with what to type, and the first of it is the exit code', async () => {
+  missing = ['nft'];
+  writeFileSync(join(folder, 'resolv.conf'), '# Written by vpn-client\nnameserver 10.9.0.1\n');
+  writeFileSync(join(folder, 'run', 'client-office.journal'), '[]');
+  links = [{ ifname: 'eth0', flags: [], addr_info: [{ local: '192.168.1.7', prefixlen: 24 }] }];
+  const all = await findings({ knock: async () => 'nobody listens there' });
+  expect(about(all, 'programs')).toContain('bad: no nft');
+  expect(all.find((f) => f.check === 'resolver')?.fix).toContain('vpn-client cleanup');
+  expect(about(all, 'leftovers')[0]).toContain('office');
+  expect(about(all, 'answer')).toEqual(['bad: 10.0.0.1 port 6000: nobody listens there']);
+  expect(about(all, 'overlap')[0]).toMatch(/^unknown: eth0 is in 192\.168\.1\.0\/24/);
+  expect(all.filter((f) => f.result === 'bad').every((f) => f.fix !== null)).toBe(true);
+});
+
+test('a name that is unknown and a host without a way are the server out of reach', async () => {
+  const noName = await findings({
+    lookUp: async () => Promise.reject(Object.assign(new Error(), { code: 'ENOTFOUND' })),
+  });
+  const noWay = await findings({
+    run: async (p, a) => (a.includes('route') ? { stdout: '[]', stderr: '' } : run(p, a)),
+  });
+  for (const all of [noName, noWay]) {
+    expect(exitCodeOfFindings(all.filter((f) => f.check === 'server'))).toBe(6);
+    expect(about(all, 'answer')).toEqual([]);
+  }
+});
+
+test('a server that is not remembered is a finding, not an end', async () => {
+  const all = await findings({
+    endpoints: () => {
+      throw new VpnError('PROFILE_UNKNOWN', 'nothing is remembered');
+    },
+  });
+  expect(about(all, 'server')).toEqual(['bad: nothing is remembered']);
+});
+
+test('a port where nobody listens refuses, one where somebody is silent does not', async () => {
+  const socket = createSocket('udp4');
+  await new Promise<void>((resolve) => socket.bind(0, '127.0.0.1', resolve));
+  const { port } = socket.address();
+  const at = { endpoints: () => [{ host: '127.0.0.1', port }] };
+  const ask = () =>
+    examine({
+      place: { stateDirectory: folder, runDirectory: join(folder, 'run') },
+      ...{ run, lookUp: async () => [], resolvConf: join(folder, 'resolv.conf') },
+      ...at,
+    });
+  expect(about(await ask(), 'answer')[0]).toMatch(/^unknown/);
+  await new Promise<void>((resolve) => socket.close(resolve));
+  expect(about(await ask(), 'answer')).toEqual([
+    `bad: 127.0.0.1 port ${port}: nobody listens there`,
+  ]);
+});
