@@ -21,6 +21,13 @@ if (process.getuid() !== 0) {
 const folder = mkdtempSync(join(tmpdir(), 'culvert-first-'));
 const net = new DemoNetwork();
 const steps = [];
+process.once('exit', discard);
+for (const [signal, code] of [
+  ['SIGINT', 130],
+  ['SIGTERM', 143],
+]) {
+  process.once(signal, () => process.exit(code));
+}
 try {
   net.open();
   await firstTenMinutes();
@@ -29,6 +36,11 @@ try {
   process.exitCode = 1;
 } finally {
   await net.close();
+}
+
+/** Also when a signal ends it. */
+function discard() {
+  net.discard();
   rmSync(folder, { recursive: true, force: true });
 }
 
