@@ -250,6 +250,20 @@ describe('the addon', () => {
     expect(b.collect()).toHaveLength(1);
   });
 
+  test('carries packets of any size up to the largest MTU', async () => {
+    const LARGEST = 65_455;
+    for (const { device, plane } of [a, b]) {
+      net.ip('host', 'link', 'set', device, 'mtu', String(LARGEST));
+      plane.configure({ mtu: LARGEST });
+    }
+    for (const bytes of [LARGEST, LARGEST - 1, 40_001]) {
+      const sent = large(bytes, B1, false);
+      a.inject(sent);
+      await settle(a, b);
+      expect(b.collect().map((p) => Buffer.compare(p, sent))).toEqual([0]);
+    }
+  });
+
   test('cuts up what is too large to be relayed and may be, without help of the kernel', async () => {
     b.plane.configure({ mtu: SMALL });
     const sent = large(2900, BEHIND_A, true);
