@@ -28,6 +28,7 @@ interface ConnectOptions extends PlaceOptions {
   readonly protect?: boolean;
   readonly lockdown?: boolean;
   readonly netns?: string;
+  readonly plan?: boolean;
   readonly daemon?: boolean;
   /** Set by the daemon's parent: progress goes to standard output. */
   readonly report?: boolean;
@@ -101,6 +102,7 @@ export function createProgram(surroundings: Surroundings): Program {
         ).argParser(wholeNumber(1, 86_400)),
         new Option('--log <level>', 'debug, info, warn or error (info)'),
         ...trafficOptions,
+        new Option('--plan', 'show what would be changed on this host, and change nothing'),
         new Option('--daemon', 'return when connected, and go on in the background'),
         new Option('--report').hideHelp(),
       ],
@@ -209,6 +211,10 @@ async function connect(
   const now = Math.floor(Date.now() / 1000);
   const { tunnel, target, notes } = chooseTarget({ text: args[0], invite, now }, store);
   const place = placeOfTunnel(base, tunnel);
+  if (options.plan === true) {
+    const { showPlan } = await import('./show-plan.ts');
+    return showPlan({ target, store, place, device, traffic: trafficOf(options) }, output);
+  }
   if (options.daemon === true) {
     if (target.type === 'file' && statSync(args[0]!, { throwIfNoEntry: false })?.isFIFO()) {
       throw new VpnError('USAGE', 'with --daemon the profile has to be a file, not a pipe');

@@ -39,6 +39,10 @@ export async function thisHost(): Promise<ClientHost> {
  */
 export function defaultDevice(folder: string): string {
   makeDirectory(folder, 0o700);
-  const path = new TextEncoder().encode(realpathSync(folder));
-  return `cvc${toHex(hash(path)).slice(0, 6)}`;
+  return deviceNameOf(realpathSync(folder));
+}
+
+/** The same for a folder that is not to be made; `path` is absolute, without links. */
+export function deviceNameOf(path: string): string {
+  return `cvc${toHex(hash(new TextEncoder().encode(path))).slice(0, 6)}`;
 }

@@ -270,7 +270,8 @@ function routeChange(device: string, cidr: string, where: string, table?: number
   };
 }
 
-function namespaceItself(netns: string): HostChange {
+/** The namespace, made and removed. */
+export function namespaceItself(netns: string): HostChange {
   return {
     what: `namespace ${netns}`,
     apply: ['ip', 'netns', 'add', netns],

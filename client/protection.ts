@@ -3,7 +3,7 @@
  * local networks, lets queries for the server's name out, and leaves the right thing behind. The
  * rules themselves are protection-rules.ts.
  */
-import type { Journal } from '../shared/system/journal.ts';
+import type { HostChange, Journal } from '../shared/system/journal.ts';
 import { applyNft, deleteTableArgs, readRuleset } from '../shared/system/nft.ts';
 import type { Run } from '../shared/system/run.ts';
 import { readHostView } from './host-view.ts';
@@ -56,17 +56,20 @@ export class Protection {
   /** Puts the rules in place, before anything else is done. Errors: COMMAND_FAILED, COMMAND_MISSING. */
   async begin(): Promise<void> {
     const { journal, lockdown, run } = this.#options;
-    const script = await this.script();
-    if (lockdown || journal.has(this.what)) await applyNft(script, run);
-    else {
-      await journal.apply({
-        what: this.what,
-        apply: ['nft', '-f', '-'],
-        input: script,
-        undo: ['nft', ...deleteTableArgs('inet', this.#table)],
-      });
-    }
-    this.#script = script;
+    const change = await this.change();
+    if (lockdown || journal.has(this.what)) await applyNft(change.input, run);
+    else await journal.apply(change);
+    this.#script = change.input;
+  }
+
+  /** The rules as they should be now, as one change. */
+  async change(): Promise<HostChange & { readonly input: string }> {
+    return {
+      what: this.what,
+      apply: ['nft', '-f', '-'],
+      input: await this.#text(),
+      undo: ['nft', ...deleteTableArgs('inet', this.#table)],
+    };
   }
 
   /** Changes what is known and, when the rules differ for it, the rules. */
@@ -80,7 +83,7 @@ export class Protection {
     this.#work = this.#work
       .catch(() => {})
       .then(async () => {
-        const script = await this.script();
+        const script = await this.#text();
         if (script === this.#script) return;
         await applyNft(script, this.#options.run);
         this.#script = script;
@@ -106,8 +109,7 @@ export class Protection {
     await this.set({ state: 'disconnected', underlay: null, addresses: [] });
   }
 
-  /** The rules as they should be now. */
-  async script(): Promise<string> {
+  async #text(): Promise<string> {
     const { device, lan, run } = this.#options;
     const networks = lan ? localRanges(await readHostView(device, run)) : null;
     const facts = { ...this.#facts, device, lan: networks, query: this.#query };

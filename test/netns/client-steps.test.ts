@@ -39,6 +39,7 @@ class Steps {
   }
 
   start(when: 'before' | 'after' | 'never', step: number): Program {
+    writeFileSync(join(this.#folder, 'ran'), '');
     writeFileSync(join(this.#folder, 'count'), '0\n');
     writeFileSync(join(this.#folder, 'when'), `${when} ${step}\n`);
     const flags = this.#client.instance.flags;
@@ -52,6 +53,11 @@ class Steps {
     );
   }
 
+  /** What was run, one command each. */
+  get commands(): string[] {
+    return readFileSync(join(this.#folder, 'ran'), 'utf8').trim().split('\n');
+  }
+
   get count(): number {
     return Number(readFileSync(join(this.#folder, 'count'), 'utf8'));
   }
@@ -61,7 +67,7 @@ function wrapper(name: string, folder: string): string {
   return `#!/bin/sh
 real=/usr/sbin/${name}; [ -x $real ] || real=/usr/bin/${name}
 case "$*" in *-json*|*monitor*|"-j "*|*" get "*) exec $real "$@";; esac
-n=$(($(cat ${folder}/count) + 1)); echo $n > ${folder}/count
+n=$(($(cat ${folder}/count) + 1)); echo $n > ${folder}/count; echo "${name} $*" >> ${folder}/ran
 read when at < ${folder}/when
 [ "$when $at" = "before $n" ] && { kill -9 $PPID; exit 1; }
 $real "$@"; code=$?
@@ -100,7 +106,8 @@ test.each([
     await inNet(['server', 'a'], async (net) => {
       layStar(net, ['a']);
       const client = new Client(net, 'a');
-      const steps = new Steps(net, client, [profile(net), ...flags]);
+      const file = profile(net);
+      const steps = new Steps(net, client, [file, ...flags]);
       const before = await settings(net);
       const cleaned = async (when: string) => {
         const { code, stdout, stderr } = await client.command('cleanup');
@@ -110,10 +117,16 @@ test.each([
         return JSON.parse(stdout) as { undone: string[] };
       };
 
+      const planned = await client.command('connect', file, ...flags, '--plan');
+      expect(planned.code, planned.stdout).toBe(0);
+      expect(net.difference('a')).toEqual([]);
+      const { steps: plan } = JSON.parse(planned.stdout) as { steps: { command: string[] }[] };
+
       const whole = steps.start('never', 0);
       await whole.says(/connected:/);
       const count = steps.count;
-      expect(count).toBeGreaterThan(4);
+      expect(steps.commands).toEqual(expect.arrayContaining(plan.map((s) => s.command.join(' '))));
+      expect(plan.length).toBeGreaterThan(4);
       expect(count).toBeLessThan(MOST_STEPS);
       expect((await client.command('cleanup')).code).toBe(8);
       await whole.kill();
