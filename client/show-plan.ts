@@ -57,7 +57,8 @@ export async function showPlan(request: PlanRequest, output: Output): Promise<Ex
   }
   if (network !== null) {
     const { mtu } = network;
-    const command: Command = ['ip', ...setMtuArgs(device, mtu), 'up'];
+    const where = traffic.netns === null ? [] : ['-n', traffic.netns];
+    const command: Command = ['ip', ...where, ...setMtuArgs(device, mtu), 'up'];
     steps.push({ what: `MTU ${mtu} on ${device}`, command, input: null, undo: null });
     const full = traffic.full === 'yes';
     const changes = await setup.plan({ network, full, endpoints: [] });
