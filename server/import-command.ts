@@ -1,5 +1,5 @@
 /** `vpn-server import`: takes people over from another server. */
-import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Option } from 'commander';
@@ -7,6 +7,7 @@ import { writeKeyFile } from '../keys/key-file.ts';
 import { keyToBase64 } from '../keys/keypair.ts';
 import { VpnError } from '../shared/errors.ts';
 import type { CommandSpec } from '../shared/program.ts';
+import { makeDirectory } from '../shared/system/make-directory.ts';
 import type { ImportReply } from './import.ts';
 import type { Imported } from './import-file.ts';
 import { administer, findPlace, type Place, type PlaceOptions } from './place.ts';
@@ -77,7 +78,7 @@ function takeIdentity({ stateDirectory }: Place, { privateKey }: Imported, plan:
     });
   }
   if (plan) return;
-  mkdirSync(stateDirectory, { recursive: true, mode: 0o700 });
+  makeDirectory(stateDirectory, 0o700);
   writeKeyFile(path, privateKey);
 }
 

@@ -110,6 +110,14 @@ test('events tell who came, moved, was refused and left; a backup brings a revok
 
     const file = join(net.directory, 'all.backup');
     await ok(server, 'backup', file);
+
+    // Another address: the connected client takes it at once.
+    await ok(server, 'set', 'a', '--address', '192.168.1.50');
+    const moved = () => a.device()?.address === '192.168.1.50';
+    await eventually('a has its new address', 5_000, async () => moved(), { program: a.program! });
+    expect(await net.reaches('server', '192.168.1.50')).toBe(true);
+    expect(await net.reaches('server', '192.168.1.2')).toBe(false);
+
     await ok(server, 'set', 'a', '--group', 'staff');
     await ok(server, 'revoke', 'a');
     await a.program!.end(3_000);
@@ -119,6 +127,7 @@ test('events tell who came, moved, was refused and left; a backup brings a revok
     const types = lines().map(({ type }) => type);
     expect(types.slice(0, 4)).toEqual(['inviteUsed', 'enrolled', 'connected', 'leased']);
     expect(types.filter((type) => ['changed', 'dismissed'].includes(type))).toEqual([
+      'changed',
       'changed',
       'dismissed',
     ]);

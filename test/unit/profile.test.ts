@@ -184,3 +184,8 @@ test.each([
 ])('%s as HOST:PORT', (text, expected) => {
   expect(parseHostPort(text)).toEqual(expected);
 });
+
+test('a bad range is named once, and alone', () => {
+  const text = `[Interface]\n[Peer]\nAllowedIPs = 10.0.0.0/8, 10.0.0/33\n`;
+  expect(() => parseProfile(text, 'p')).toThrow('p:3: AllowedIPs "10.0.0/33" is no address range');
+});
