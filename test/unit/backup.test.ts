@@ -11,6 +11,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import Database from 'better-sqlite3';
 import { beforeEach, expect, it } from 'vitest';
 import { backUp, backUpToday, lacksBackup, lastBackup, restore } from '../../server/backup.ts';
 import { openState, type ServerState } from '../../server/state.ts';
@@ -103,6 +104,13 @@ it('refuses what is no backup or is damaged, and changes nothing', () => {
   backUp(state, file, once);
   const refused = () => codeOf(() => restore(state, file, { now, replace: true }));
   close();
+  // Damage that no query meets: pages of an index that nothing points to any more.
+  const db = new Database(file);
+  db.unsafeMode(true);
+  db.pragma('writable_schema = ON');
+  db.exec("DELETE FROM sqlite_schema WHERE name = 'peer_next_key'");
+  db.close();
+  expect(refused()).toBe('BACKUP_UNUSABLE');
   damage(file);
   expect(refused()).toBe('BACKUP_UNUSABLE');
   writeFileSync(file, 'x'.repeat(9000), { mode: 0o600 });
