@@ -24,6 +24,12 @@ const DOMAIN = /^(?=.{1,253}$)[a-z0-9_][a-z0-9_-]{0,62}(\.[a-z0-9_][a-z0-9_-]{0,
 /** Shortest prefix of a tunnel network by family: the largest is 10.0.0.0/8. */
 const SHORTEST_PREFIX = { 4: 8, 6: 32 } as const;
 
+/**
+ * Share of a family's addresses that routes to networks of the Internet may have together: four
+ * of the 256 largest IPv4 networks, a /16 of IPv6. Without a bound many routes are a default route.
+ */
+const PUBLIC_SHARE = { 4: 4 / 2 ** 8, 6: 1 / 2 ** 16 } as const;
+
 /** How the host is to look while the tunnel is up. */
 export interface Network {
   /** Own addresses, `address/length`. */
@@ -82,7 +88,7 @@ export function acceptLease(
     if (typeof second === 'string') refused.push(second);
     else ranges.push(second);
   }
-  const routes = acceptRoutes(answer, endpoint, refused);
+  const routes = acceptRoutes(answer, endpoint, full, refused);
   if (answer.full && !full) {
     refused.push('the wish that all traffic goes through the tunnel (take it with --full)');
   }
@@ -122,19 +128,33 @@ function acceptMtu(mtu: number, refused: string[]): number {
   return DEFAULT_MTU;
 }
 
-function acceptRoutes(answer: Lease, endpoint: string | null, refused: string[]): Cidr[] {
+function acceptRoutes(
+  answer: Lease,
+  endpoint: string | null,
+  full: boolean,
+  refused: string[],
+): Cidr[] {
   const server = endpoint === null ? null : parseCidr(endpoint.split('%')[0]!);
   if (answer.routes.length > MAX_ROUTES) {
     refused.push(`${answer.routes.length - MAX_ROUTES} routes beyond the first ${MAX_ROUTES}`);
   }
   const accepted: Cidr[] = [];
+  const left: Record<4 | 6, number> = { ...PUBLIC_SHARE };
   for (const text of answer.routes.slice(0, MAX_ROUTES)) {
     const range = parseCidr(text);
     if (range === null) refused.push('a route that is no address range');
     else if (range.prefixLength === 0) refused.push(`the default route ${text}`);
     else if (server !== null && contains(range, server)) {
       refused.push(`the route ${networkText(range)}, which would catch the server's own address`);
-    } else accepted.push(range);
+    } else if (full || isPrivate(range)) accepted.push(range);
+    else if (2 ** -range.prefixLength > left[range.family]) {
+      refused.push(
+        `the route ${networkText(range)}: too much of the Internet (take it with --full)`,
+      );
+    } else {
+      left[range.family] -= 2 ** -range.prefixLength;
+      accepted.push(range);
+    }
   }
   return accepted;
 }

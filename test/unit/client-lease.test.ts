@@ -106,3 +106,10 @@ test('domains: names only, at most 32, nothing that a resolver would take for an
   const many = accepted({ domains: Array.from({ length: 33 }, (_, i) => `d${i}.example`) });
   expect([many.dns.domains.length, many.refused.length]).toEqual([32, 1]);
 });
+
+test('routes to the Internet: some networks, never most of it in pieces', () => {
+  const pieces = Array.from({ length: 8 }, (_, i) => `${i * 8 + 64}.0.0.0/8`);
+  const lease = accepted({ routes: [...pieces, '10.0.0.0/8', '2600::/12', '2001:db8::/32'] });
+  expect(lease.network.routes).toEqual([...pieces.slice(0, 4), '10.0.0.0/8', '2001:db8::/32']);
+  expect(lease.refused).toHaveLength(5);
+});

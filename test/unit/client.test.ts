@@ -76,6 +76,7 @@ class TestServer {
   readonly device: Device;
   readonly registry: Registry;
   readonly control: ControlService;
+  version = 1;
   readonly push = {
     ...{ prefixLength: 24, serverAddress: '192.168.1.1', mtu: 1380, keepalive: 25 },
     ...{ routes: ['10.9.0.0/16'], dns: [], domains: [], full: false },
@@ -112,7 +113,7 @@ class TestServer {
     this.control = new ControlService({
       registry: this.registry,
       policy: {
-        lease: (_, address) => ({ ...this.push, address, version: `mtu${this.push.mtu}` }),
+        lease: (_, address) => ({ ...this.push, address, version: `v${this.version}` }),
       },
       clock: network.clock(),
       random: randomBytes,
@@ -386,6 +387,44 @@ test('a lease outside private ranges is refused whole and nothing is applied', a
   const a = await new TestClient('a', { invite: server.invite('laptop') }).start();
   expect(a.error).toMatchObject({ code: 'LEASE_UNACCEPTABLE', exitCode: 7 });
   expect(a.ran.filter((line) => line.includes('address'))).toEqual([]);
+});
+
+test('a malicious server: none of its pushes changes the host, each is named, the session stays', async () => {
+  const server = new TestServer();
+  const a = await new TestClient('a', { invite: server.invite('laptop') }).start();
+  const before = a.ran.filter((line) => !/ (get|show)/.test(line));
+  const pushes: [change: object, named: RegExp][] = [
+    [{ routes: ['0.0.0.0/0', '::/0'] }, /the default route 0\.0\.0\.0\/0/],
+    [{ routes: ['0.0.0.0/1', '128.0.0.0/1'] }, /0\.0\.0\.0\/1: too much of the Internet/],
+    [{ routes: ['2000::/3'] }, /2000::\/3: too much/],
+    [{ routes: ['192.0.2.0/24'] }, /192\.0\.2\.0\/24, which would catch the server's own address/],
+    [{ routes: ['x; reboot', '10.0.0.0/99'] }, /a route that is no address range/],
+    [{ full: true }, /the wish that all traffic goes through the tunnel/],
+    [{ dns: ['evil.example', '10.0.0.0/8', '1.1.1.1\nnameserver 6.6.6.6'] }, /no address/],
+    [{ domains: ['~.', 'x\ny'] }, /a domain that is no name/],
+    [{ mtu: 68 }, /the MTU 68 is not/],
+    [{ mtu: 65_535 }, /the MTU 65535 is not/],
+    [{ serverAddress: '8.8.8.8' }, /the lease of the server is refused/],
+    [{ prefixLength: 1 }, /the lease of the server is refused/],
+  ];
+  const honest = { ...server.push, routes: ['10.9.0.0/16'] };
+  for (const [change, named] of pushes) {
+    Object.assign(server.push, honest, { routes: [] }, change);
+    server.version++;
+    server.control.refresh();
+    await pass(500);
+    expect(a.warnings.join('\n')).toMatch(named);
+    expect(a.client.state).toBe('connected');
+  }
+  Object.assign(server.push, honest);
+  server.version++;
+  server.control.refresh();
+  await pass(500);
+  // What the host was changed for: the route that went away and came back, and MTUs of our own.
+  const after = a.ran.filter((line) => !/ (get|show)/.test(line)).slice(before.length);
+  const ours = /10\.9\.0\.0\/16|mtu 1(420|380)/;
+  expect(after.filter((line) => !ours.test(line))).toEqual([]);
+  expect(a.error).toBeUndefined();
 });
 
 test('the handshake timestamp never goes below the one used before', async () => {
