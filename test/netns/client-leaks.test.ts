@@ -5,7 +5,7 @@
  *
  *   a eth0 10.77.1.2 ---- 10.77.1.1 s1 server, lo 10.200.0.1, tun 192.168.1.1
  */
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import type { Capture, Frame } from './capture.ts';
@@ -202,45 +202,41 @@ test('under lockdown a spoofed answer for the name of the server opens nothing, 
     lay(net);
     const answer = join(net.directory, 'answer');
     writeFileSync(answer, serverAddress(1));
-    const folder = `/etc/netns/${net.namespace('a')}`;
-    mkdirSync(folder, { recursive: true });
-    writeFileSync(join(folder, 'resolv.conf'), `nameserver ${serverAddress(1)}\n`);
-    try {
-      const names = net.start('server', process.execPath, ['-e', NAME_SERVER, answer]);
-      await names.says(/ready/);
-      const server = await new Server(net).start();
-      const client = new Client(net, 'a');
-      const { invite } = await server.json<{ invite: string }>(
-        'invite',
-        'a',
-        '--endpoint',
-        `vpn.test:${PORT}`,
-      );
-      await client.enrol(invite, '--full', '--lockdown');
-      await client.program?.says(/connected:/);
-      expect(await net.reaches('a', TARGET)).toBe(true);
-      await client.command('disconnect');
-      await client.program?.end();
+    const file = `/etc/netns/${net.namespace('a')}/resolv.conf`;
+    writeFileSync(file, `nameserver ${serverAddress(1)}\n`);
+    net.remember();
+    const names = net.start('server', process.execPath, ['-e', NAME_SERVER, answer]);
+    await names.says(/ready/);
+    const server = await new Server(net).start();
+    const client = new Client(net, 'a');
+    const { invite } = await server.json<{ invite: string }>(
+      'invite',
+      'a',
+      '--endpoint',
+      `vpn.test:${PORT}`,
+    );
+    await client.enrol(invite, '--full', '--lockdown');
+    await client.program?.says(/connected:/);
+    expect(await net.reaches('a', TARGET)).toBe(true);
+    await client.command('disconnect');
+    await client.program?.end();
 
-      const capture = await captureClear(net);
-      expect(await net.reaches('a', TARGET)).toBe(false);
-      expect(await net.reaches('a', serverAddress(1))).toBe(true);
-      // The answer leads to the target itself: nobody but us may send there, and only sealed.
-      writeFileSync(answer, '10.200.0.2');
-      client.begin(`vpn.test:${PORT}`, '--full', '--lockdown', '--no-lan');
-      await client.program?.says(/reach/);
-      expect(await net.reaches('a', '10.200.0.2')).toBe(false);
-      await client.program?.stop();
-      expect(summary(await capture.stop())).toEqual([]);
+    const capture = await captureClear(net);
+    expect(await net.reaches('a', TARGET)).toBe(false);
+    expect(await net.reaches('a', serverAddress(1))).toBe(true);
+    // The answer leads to the target itself: nobody but us may send there, and only sealed.
+    writeFileSync(answer, '10.200.0.2');
+    client.begin(`vpn.test:${PORT}`, '--full', '--lockdown', '--no-lan');
+    await client.program?.says(/reach/);
+    expect(await net.reaches('a', '10.200.0.2')).toBe(false);
+    await client.program?.stop();
+    expect(summary(await capture.stop())).toEqual([]);
 
-      expect((await client.command('cleanup')).code).toBe(0);
-      expect(net.difference('a')).not.toEqual([]);
-      const unlocked = await net.must('a', ...commandLine('client', ['unlock', '--json']));
-      expect(unlocked).toMatch(/culvert-lockdown/);
-      expect(net.difference('a')).toEqual([]);
-      expect(await net.reaches('a', TARGET)).toBe(true);
-    } finally {
-      rmSync(folder, { recursive: true, force: true });
-    }
+    expect((await client.command('cleanup')).code).toBe(0);
+    expect(net.difference('a')).not.toEqual([]);
+    const unlocked = await net.must('a', ...commandLine('client', ['unlock', '--json']));
+    expect(unlocked).toMatch(/culvert-lockdown/);
+    expect(net.difference('a')).toEqual([]);
+    expect(await net.reaches('a', TARGET)).toBe(true);
   });
 }, 120_000);
