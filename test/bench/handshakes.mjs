@@ -111,9 +111,9 @@ async function measureHandshakes(settings, processes) {
   try {
     createTopology('plain');
     const context = { processes, folder, root: ROOT, wireguardGo: null };
-    const server = await startServer(context, 'auto', ['--network', NETWORK]);
+    const server = await startServer(context, {}, ['--network', NETWORK]);
     if (settings.transfer !== 'none') {
-      await startClient(context, 'auto', server, 'a', SERVER_ADDRESS);
+      await startClient(context, {}, server, 'a', SERVER_ADDRESS);
     }
     const job = join(folder, 'load.json');
     writeFileSync(job, JSON.stringify(await enrol(settings, server)), { mode: 0o600 });

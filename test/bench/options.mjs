@@ -17,7 +17,7 @@ npm run bench -- handshakes; both take --help.
 
   --quick            one short round, plain veth, under two minutes
   --impl LIST        ${Object.keys(TUNNELS).join(', ')}
-                     (default: all but the last)
+                     (default: ${DEFAULT_TUNNELS.join(', ')})
   --scenario LIST    ${SCENARIOS.map((s) => s.name).join(', ')}
                      (default: all; on split veth ${SPLIT_SCENARIOS.join(', ')})
   --rounds N         rounds, interleaved (default 3, quick 1)

@@ -6,11 +6,19 @@ import { startOpenvpn } from './openvpn.mjs';
 import { startRaw } from './raw.mjs';
 import { startWireguardGo } from './wireguard-go.mjs';
 
+const NO_UDP = { CULVERT_OFFLOAD_UDP_GSO: 'off', CULVERT_OFFLOAD_UDP_GRO: 'off' };
+const NO_TUN = { CULVERT_OFFLOAD_TUN_TCP: 'off', CULVERT_OFFLOAD_TUN_UDP: 'off' };
+
 /** @type {Record<string, (context: import('./tunnel.mjs').TunnelContext) => Promise<import('./tunnel.mjs').Tunnel>>} */
 export const TUNNELS = {
   raw: startRaw,
-  culvert: (context) => startCulvert(context, 'auto'),
-  'culvert-openssl': (context) => startCulvert(context, 'openssl'),
+  culvert: (context) => startCulvert(context, {}),
+  'culvert-openssl': (context) => startCulvert(context, { CULVERT_AEAD: 'openssl' }),
+  // What each technique brings: one packet per call, super-packets at the tun, at the sender, all.
+  'culvert-packets': (context) => startCulvert(context, { ...NO_TUN, ...NO_UDP }),
+  'culvert-tun': (context) => startCulvert(context, NO_UDP),
+  'culvert-tun-gso': (context) => startCulvert(context, { CULVERT_OFFLOAD_UDP_GRO: 'off' }),
+  'culvert-2-workers': (context) => startCulvert(context, { CULVERT_WORKERS: '2' }),
   'wireguard-go': startWireguardGo,
   openvpn: (context) => startOpenvpn(context, 'AES-256-GCM'),
   'openvpn-chacha': (context) => startOpenvpn(context, 'CHACHA20-POLY1305'),

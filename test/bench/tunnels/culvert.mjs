@@ -9,6 +9,8 @@ import { INNER, PORT, waitUntilReachable } from './tunnel.mjs';
 
 const START_TIMEOUT_MS = 15_000;
 
+/** @typedef {Record<string, string>} Settings Environment of server and clients: CULVERT_... */
+
 /**
  * @typedef {object} Server A running vpn-server.
  * @property {import('../processes.mjs').Started} daemon
@@ -19,15 +21,15 @@ const START_TIMEOUT_MS = 15_000;
 
 /**
  * @param {import('./tunnel.mjs').TunnelContext} context
- * @param {'auto' | 'openssl'} aead
+ * @param {Settings} settings
  * @returns {Promise<import('./tunnel.mjs').Tunnel>}
  */
-export async function startCulvert(context, aead) {
-  const server = await startServer(context, aead);
+export async function startCulvert(context, settings) {
+  const server = await startServer(context, settings);
   const daemons = [server.daemon];
   // One after the other: addresses are handed out in the order of first lease.
   for (const client of /** @type {const} */ (['a', 'b'])) {
-    daemons.push(await startClient(context, aead, server, client, INNER.server));
+    daemons.push(await startClient(context, settings, server, client, INNER.server));
   }
   await waitUntilReachable(context.processes, 'a', INNER.b);
   return { daemons, addresses: INNER, facts: { aead: String(server.status.aead) } };
@@ -35,13 +37,13 @@ export async function startCulvert(context, aead) {
 
 /**
  * @param {import('./tunnel.mjs').TunnelContext} context
- * @param {'auto' | 'openssl'} aead
+ * @param {Settings} settings
  * @param {string[]} [options] Further options of `vpn-server start`.
  * @returns {Promise<Server>}
  */
-export async function startServer({ processes, folder, root }, aead, options = []) {
+export async function startServer({ processes, folder, root }, settings, options = []) {
   const program = programOf(root, 'server');
-  const env = environment(aead);
+  const env = environment(settings);
   const namespace = namespaceOf('server');
   const runFolder = join(folder, 'server-run');
   const at = ['--state', join(folder, 'server'), '--run', runFolder];
@@ -56,14 +58,14 @@ export async function startServer({ processes, folder, root }, aead, options = [
 /**
  * Invites client `a` or `b`, starts it and waits until it reaches the server's inner address.
  * @param {import('./tunnel.mjs').TunnelContext} context
- * @param {'auto' | 'openssl'} aead
+ * @param {Settings} settings
  * @param {Server} server
  * @param {'a' | 'b'} client
  * @param {string} serverAddress
  */
 export async function startClient(
   { processes, folder, root },
-  aead,
+  settings,
   server,
   client,
   serverAddress,
@@ -75,7 +77,7 @@ export async function startClient(
   const at = ['--state', join(folder, client), '--run', join(folder, `${client}-run`)];
   const argv = [...programOf(root, 'client'), 'connect', '--invite-file', inviteFile, ...at];
   const log = join(folder, `${client}.log`);
-  const daemon = processes.start(namespaceOf(client), argv, { log, env: environment(aead) });
+  const daemon = processes.start(namespaceOf(client), argv, { log, env: environment(settings) });
   // The address first: before the tunnel is there, a ping may find another way to the server.
   const end = Date.now() + START_TIMEOUT_MS;
   while (mtuOf(client, INNER[client]) === null) {
@@ -95,13 +97,13 @@ function programOf(root, name) {
 
 /**
  * Our own settings come from nowhere but here, so that a run can be repeated.
- * @param {'auto' | 'openssl'} aead
+ * @param {Settings} settings
  */
-function environment(aead) {
+function environment(settings) {
   const env = Object.fromEntries(
     Object.entries(process.env).filter(([name]) => !name.startsWith('CULVERT_')),
   );
-  return aead === 'openssl' ? { ...env, CULVERT_AEAD: 'openssl' } : env;
+  return { ...env, ...settings };
 }
 
 /** @param {() => Promise<any>} ask */
