@@ -34,7 +34,7 @@ const HELP = `Examples:
 
 /** Room for many peers, which 192.168.1.0/24 has not. */
 const NETWORK = '10.66.0.0/16';
-const SERVER_ADDRESS = '10.66.0.1';
+const INNER = { server: '10.66.0.1', a: '10.66.0.2', b: '10.66.0.3' };
 /** Addresses of the load, 10.77.2.FIRST_SOURCE and up: the server limits handshakes per address. */
 const FIRST_SOURCE = 3;
 const SOURCES = 250;
@@ -113,7 +113,7 @@ async function measureHandshakes(settings, processes) {
     const context = { processes, folder, root: ROOT, wireguardGo: null };
     const server = await startServer(context, {}, ['--network', NETWORK]);
     if (settings.transfer !== 'none') {
-      await startClient(context, {}, server, 'a', SERVER_ADDRESS);
+      await startClient(context, {}, server, 'a', INNER);
     }
     const job = join(folder, 'load.json');
     writeFileSync(job, JSON.stringify(await enrol(settings, server)), { mode: 0o600 });
@@ -228,7 +228,7 @@ async function startTransfer({ transfer, seconds }, processes) {
   const sink = processes.start(namespaceOf('server'), ['iperf3', '-s', '-1', '--forceflush']);
   await processes.waitForOutput(sink, 'Server listening');
   const length = ['-t', String(BEFORE_S + seconds + AFTER_S), '-i', '0.5'];
-  const argv = ['iperf3', '-c', SERVER_ADDRESS, '-J', ...length, '-b', transfer];
+  const argv = ['iperf3', '-c', INNER.server, '-J', ...length, '-b', transfer];
   return processes.start(namespaceOf('a'), argv);
 }
 

@@ -29,7 +29,7 @@ export async function startCulvert(context, settings) {
   const daemons = [server.daemon];
   // One after the other: addresses are handed out in the order of first lease.
   for (const client of /** @type {const} */ (['a', 'b'])) {
-    daemons.push(await startClient(context, settings, server, client, INNER.server));
+    daemons.push(await startClient(context, settings, server, client, INNER));
   }
   await waitUntilReachable(context.processes, 'a', INNER.b);
   return { daemons, addresses: INNER, facts: { aead: String(server.status.aead) } };
@@ -61,14 +61,14 @@ export async function startServer({ processes, folder, root }, settings, options
  * @param {Settings} settings
  * @param {Server} server
  * @param {'a' | 'b'} client
- * @param {string} serverAddress
+ * @param {{server: string, a: string, b: string}} addresses Inner ones.
  */
 export async function startClient(
   { processes, folder, root },
   settings,
   server,
   client,
-  serverAddress,
+  addresses,
 ) {
   const endpoint = `${SERVER_SEEN_FROM[client]}:${PORT}`;
   const { invite } = await server.ask('invite', client, '--endpoint', endpoint);
@@ -80,11 +80,11 @@ export async function startClient(
   const daemon = processes.start(namespaceOf(client), argv, { log, env: environment(settings) });
   // The address first: before the tunnel is there, a ping may find another way to the server.
   const end = Date.now() + START_TIMEOUT_MS;
-  while (mtuOf(client, INNER[client]) === null) {
+  while (mtuOf(client, addresses[client]) === null) {
     if (Date.now() > end) throw new Error(`client ${client} got no address`);
     await sleep(50);
   }
-  await waitUntilReachable(processes, client, serverAddress);
+  await waitUntilReachable(processes, client, addresses.server);
   return daemon;
 }
 
