@@ -10,6 +10,8 @@ import type { Target } from './target.ts';
 
 export interface ClientOptions {
   readonly target: Target;
+  /** Servers to turn to when that one does not answer, in order of preference. */
+  readonly fallbacks: readonly Target[];
   readonly store: ProfileStore;
   readonly place: TunnelPlace;
   /** null: chosen from the state directory. */

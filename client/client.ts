@@ -3,9 +3,10 @@
  * again. The only file of the client that constructs things; what to do next is decided in
  * connection.ts.
  */
-import type { Interface, PeerId } from '../shared/dataplane.ts';
+import type { Interface } from '../shared/dataplane.ts';
 import { VpnError } from '../shared/errors.ts';
 import { randomBytes } from '../shared/noise/crypto.ts';
+import { compareTai64n } from '../shared/noise/tai64n.ts';
 import { asVpnError } from '../shared/program.ts';
 import { Engine, type EngineEvent, TICK_MS } from '../shared/session/engine.ts';
 import { acquireInstanceLock, type InstanceLock } from '../shared/system/instance-lock.ts';
@@ -23,19 +24,17 @@ import type { TunnelPlan } from './plan.ts';
 import { TimestampFile } from './profile-store.ts';
 import { resolveEndpoints } from './resolve.ts';
 import { type HostAction, ServerLink } from './server-link.ts';
+import { type LinkStart, Servers } from './servers.ts';
 import { type ClientStatus, describe } from './status.ts';
 import { TunnelMtu } from './tunnel-mtu.ts';
 import { Underlay } from './underlay.ts';
-
-/** The server's peer id; other peers of a profile file come after it. */
-const SERVER = 1 as PeerId;
 
 export class Client {
   /** Settles when the client has stopped: null, or why it had to. */
   readonly stopped: Promise<VpnError | null>;
   readonly #options: ClientOptions;
   readonly #host: ClientHost;
-  readonly #link: ServerLink;
+  readonly #servers: Servers;
   readonly #engine: Engine;
   #opened: Interface | null = null;
   #hostSide: HostSide | null = null;
@@ -44,7 +43,7 @@ export class Client {
   readonly #underlay: Underlay;
   readonly #mtu: TunnelMtu;
   #wireguardSocket: WireguardSocket | null = null;
-  #lock: InstanceLock | null = null;
+  readonly #locks: InstanceLock[] = [];
   #socket: LocalSocket | null = null;
   #timer: NodeJS.Timeout | null = null;
   /** RFC 3339; null until connected. */
@@ -59,14 +58,14 @@ export class Client {
   constructor(options: ClientOptions, host: ClientHost) {
     this.#options = options;
     this.#host = host;
-    this.#link = this.#newLink();
-    const stamps = new TimestampFile(this.#link.keys.folder);
+    this.#servers = this.#newServers();
+    const stamps = this.#stampFiles();
     this.#engine = new Engine({
       dataPlane: host.dataPlane,
       clock: host.clock,
       random: randomBytes,
       privateKey: this.#link.privateKey,
-      timestamps: { floor: stamps.read(), onUsed: (stamp) => stamps.keep(stamp, options.log) },
+      timestamps: stamps,
       onEvent: (event) => this.#onEvent(event),
     });
     this.#mtu = new TunnelMtu({
@@ -83,7 +82,7 @@ export class Client {
       device: () => this.#opened?.device ?? null,
       server: () => this.#link.outer[0] ?? null,
       mark: () => this.#hostSide?.mark ?? 0,
-      onWay: (way, text) => this.#link.input({ type: 'way', way, text }),
+      onWay: (way, text) => this.#servers.moved({ type: 'way', way, text }),
       onDisturbed: () => this.#later(() => this.#restore()),
     });
     this.stopped = new Promise((resolve) => {
@@ -105,14 +104,14 @@ export class Client {
     }
     this.#underlay.start(this.#host.watch);
     this.#timer = setInterval(() => this.#tick(), TICK_MS);
-    this.#link.input({ type: 'start' });
+    this.#servers.start();
   }
 
   /** Says goodbye, undoes every change to the host and ends; idempotent. */
   async stop(reason: VpnError | null = null): Promise<void> {
     if (this.#stopping) return;
     this.#stopping = true;
-    this.#link.close();
+    this.#servers.close();
     let failure = reason;
     try {
       await this.#takeDown();
@@ -129,7 +128,7 @@ export class Client {
     }
     return describe({
       tunnel: this.#options.place.tunnel,
-      state: this.#link.state,
+      state: this.#servers.state,
       opened: this.#opened,
       peer: this.#link.peer,
       network: this.#network,
@@ -141,12 +140,18 @@ export class Client {
       netns: this.#options.traffic.netns,
       protection: this.#hostSide?.protection ?? null,
       clashes: this.#hostSide?.clashes ?? [],
+      servers: this.#servers.lines,
       deviceDrops: this.#engine.device().drops,
     });
   }
 
+  /** The server in use. */
+  get #link(): ServerLink {
+    return this.#servers.active;
+  }
+
   get state(): ConnectionState {
-    return this.#link.state;
+    return this.#servers.state;
   }
 
   /** How the host's network is to look now; null while the lease is missing. */
@@ -158,11 +163,13 @@ export class Client {
   async #open(): Promise<void> {
     const options = this.#options;
     const { plan, keys } = this.#link;
-    this.#lock = acquireInstanceLock(keys.folder, 'client');
+    for (const folder of this.#servers.folders) {
+      this.#locks.push(acquireInstanceLock(folder, 'client'));
+    }
     this.#socket = await serveLocalSocket(options.place.socketPath, {
       status: () => this.status(),
       disconnect: () => this.#disconnect(),
-      rotateKey: () => this.#link.rotation.start(this.#link.state),
+      rotateKey: () => this.#link.rotation.start(this.#servers.state),
     });
     const device = options.device ?? defaultDevice(keys.folder);
     const { log, traffic } = options;
@@ -188,7 +195,7 @@ export class Client {
     );
     this.#others = new OtherPeers({
       peers: plan.others,
-      firstId: SERVER + 1,
+      firstId: this.#servers.nextPeer,
       engine: this.#engine,
       resolve: (endpoint) => this.#resolve([endpoint]),
     });
@@ -221,7 +228,7 @@ export class Client {
 
   async #release(): Promise<void> {
     await this.#socket?.close();
-    this.#lock?.release();
+    for (const lock of this.#locks.splice(0)) lock.release();
     this.#link.keys.tidy();
   }
 
@@ -237,30 +244,59 @@ export class Client {
     this.#underlay.tick(this.#host.clock.now(), this.#host.monotonic());
     this.#engine.tick();
     this.#mtu.tick();
-    this.#link.tick();
-    this.#hostSide?.follow(this.#link.state);
+    this.#servers.tick();
+    this.#hostSide?.follow(this.#servers.state);
   }
 
-  #newLink(): ServerLink {
-    const { target, store, timeoutMs, log, traffic } = this.#options;
-    return new ServerLink({
-      id: SERVER,
-      ...{ target, store, timeoutMs, log },
+  #newServers(): Servers {
+    const { target, fallbacks, store, timeoutMs, log } = this.#options;
+    return new Servers({
+      targets: [target, ...fallbacks],
+      ...{ store, timeoutMs, log },
+      engine: () => this.#engine,
+      now: () => this.#host.clock.now(),
+      link: (start) => this.#newLink(start),
+      resolve: (endpoints) => this.#resolve(endpoints),
+      onAction: (action) => this.#perform(action),
+      later: (piece) => this.#later(piece),
+      onNote: this.#options.onNote,
+    });
+  }
+
+  /** Every server's folder has the highest stamp: any of them may be the only one next time. */
+  #stampFiles() {
+    const files = this.#servers.folders.map((folder) => new TimestampFile(folder));
+    const stamps = files.flatMap((file) => file.read() ?? []);
+    return {
+      floor: stamps.sort(compareTai64n).at(-1) ?? null,
+      onUsed: (stamp: Uint8Array) => {
+        for (const file of files) file.keep(stamp, this.#options.log);
+      },
+    };
+  }
+
+  #newLink(start: LinkStart): ServerLink {
+    const { store, log, traffic } = this.#options;
+    const inUse = () => this.#link === link;
+    const link = new ServerLink({
+      ...start,
+      ...{ store, log },
       clock: this.#host.clock,
       full: traffic.full,
       engine: () => this.#engine,
-      resolve: (endpoints) => this.#resolve(endpoints),
       allowedIps: (ranges, full) => this.#hostSide?.allowedIps(ranges, full) ?? ranges,
-      onAction: (action) => this.#perform(action),
       onEstablished: (again) => {
-        if (again) this.#probeMtu(true);
-        void this.#underlay.remember();
+        if (again && inUse()) this.#probeMtu(true);
+        if (inUse()) void this.#underlay.remember();
       },
       onLeased: () => {
-        if (this.#since !== null) this.#probeMtu(false);
+        if (this.#since !== null && inUse()) this.#probeMtu(false);
       },
-      onProbed: (id) => this.#mtu.answered(id),
+      onProbed: (id) => {
+        if (inUse()) this.#mtu.answered(id);
+      },
     });
+    return link;
   }
 
   #perform(action: HostAction): void {
@@ -299,13 +335,13 @@ export class Client {
     switch (event.type) {
       case 'established':
         log.debug({ peer: event.peer, role: event.role }, 'session established');
-        if (event.peer === SERVER) this.#link.onEvent(event);
+        this.#servers.of(event.peer)?.onEvent(event);
         break;
       case 'attempt':
       case 'gaveUp':
       case 'control':
-        if (event.peer === SERVER) this.#link.onEvent(event);
-        else if (event.type === 'gaveUp') this.#others?.gaveUp(event.peer);
+        this.#servers.of(event.peer)?.onEvent(event);
+        if (event.type === 'gaveUp') this.#others?.gaveUp(event.peer);
         break;
       case 'refused':
       case 'roamed':
@@ -388,6 +424,11 @@ export class Client {
   }
 
   #ready(): void {
+    void this.#underlay.remember();
+    if (this.#since !== null) {
+      this.#probeMtu(true);
+      return;
+    }
     this.#since = new Date(this.#host.clock.wall().seconds * 1000).toISOString();
     this.#probeMtu(true);
     this.#options.onReady(this.status());

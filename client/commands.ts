@@ -80,7 +80,7 @@ export function createProgram(surroundings: Surroundings): Program {
   )
     .add<ConnectOptions>({
       usage: 'connect [target]',
-      summary: 'connect to HOST:PORT or with a profile FILE.conf',
+      summary: 'connect to HOST:PORT (several: with commas between) or with a profile FILE.conf',
       examples: [
         'vpn-client connect server.example:6000 --invite culvert1_...',
         'vpn-client connect office.conf --daemon',
@@ -209,7 +209,7 @@ async function connect(
   const store = new ProfileStore(base.stateDirectory);
   const invite = options.invite ?? readInviteFile(options.inviteFile);
   const now = Math.floor(Date.now() / 1000);
-  const { tunnel, target, notes } = chooseTarget({ text: args[0], invite, now }, store);
+  const { tunnel, target, fallbacks, notes } = chooseTarget({ text: args[0], invite, now }, store);
   const place = placeOfTunnel(base, tunnel);
   if (options.plan === true) {
     const { showPlan } = await import('./show-plan.ts');
@@ -229,6 +229,7 @@ async function connect(
   return runClient(
     {
       target,
+      fallbacks,
       notes,
       store,
       place,

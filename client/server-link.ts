@@ -41,6 +41,8 @@ export interface LinkOptions {
   readonly store: ProfileStore;
   /** Milliseconds until the first connection must stand. */
   readonly timeoutMs: number;
+  /** It is tried beside another one, and carries nothing before adopt(). */
+  readonly trial: boolean;
   readonly clock: Clock;
   readonly log: Logger;
   readonly full: Traffic['full'];
@@ -71,12 +73,16 @@ export class ServerLink {
   #handling = false;
   #ready = false;
   #closed = false;
+  #trial: boolean;
+  /** Another server is tried: what would take the key from it waits here. */
+  #waiting: Action[] | null = null;
 
   /** Errors: those of reading our own key. */
   constructor(options: LinkOptions) {
     const { target, store, clock, log, timeoutMs } = options;
     this.#options = options;
     this.id = options.id;
+    this.#trial = options.trial;
     this.plan = planTunnel(target);
     this.keys = new OwnKeys(target, store);
     this.#identity = this.keys.first;
@@ -186,11 +192,31 @@ export class ServerLink {
       publicKey: serverPublicKey,
       ...(presharedKey ? { presharedKey } : {}),
       ...(endpoint ? { endpoint } : {}),
-      allowedIps: this.#options.allowedIps(ranges, this.full),
+      allowedIps: this.#trial ? [] : this.#options.allowedIps(ranges, this.full),
       // Not before there is a key: a keepalive without one would start a handshake of its own,
       // and connect() a second one within the time in which the server refuses it.
       persistentKeepalive: !this.#ready && endpoint ? 0 : wantedKeepalive,
     });
+  }
+
+  /** It is the one in use from now on. */
+  adopt(): void {
+    this.#trial = false;
+  }
+
+  /** Starts no handshake until resume(): the engine goes by another server's key meanwhile. */
+  pause(): void {
+    this.#waiting ??= [];
+  }
+
+  /** The engine goes by our key again; makes up for what waited. */
+  resume(): void {
+    const waited = this.#waiting ?? [];
+    this.#waiting = null;
+    const engine = this.#options.engine();
+    engine.setPrivateKey(this.privateKey, 'keep');
+    for (const action of waited) this.#perform(action);
+    if (waited.length === 0 && this.state === 'reconnecting') engine.connect(this.id);
   }
 
   /** Nothing is done any more, whatever comes. */
@@ -200,6 +226,11 @@ export class ServerLink {
 
   #perform(action: Action): void {
     const engine = this.#options.engine();
+    const knocks = action.type === 'resolve' || action.type === 'aim' || action.type === 'knock';
+    if (knocks && this.#waiting !== null) {
+      this.#waiting.push(action);
+      return;
+    }
     switch (action.type) {
       case 'resolve':
         void this.#options
@@ -238,10 +269,11 @@ export class ServerLink {
   }
 
   #become(identity: Identity): void {
-    if (identity === this.#identity) return;
+    const same = identity === this.#identity;
     this.#identity = identity;
-    this.#options.engine().setPrivateKey(this.privateKey);
-    this.control.reset();
+    const sessions = same || this.#trial ? 'keep' : 'drop';
+    this.#options.engine().setPrivateKey(this.privateKey, sessions);
+    if (!same) this.control.reset();
   }
 
   #hear(news: ControlNews | null): void {

@@ -9,6 +9,7 @@ import type { ConnectionState } from './connection.ts';
 import { type DnsState, dnsText } from './dns.ts';
 import type { Network } from './lease.ts';
 import type { ProtectionState } from './protection-rules.ts';
+import type { ServerLine } from './servers.ts';
 
 /** As `--json` prints it. */
 export interface ClientStatus {
@@ -47,6 +48,8 @@ export interface ClientStatus {
     readonly bytesSent: number;
     readonly drops: Readonly<Record<string, number>>;
   };
+  /** Those that were given, in order of preference. */
+  readonly servers: readonly ServerLine[];
   /** What was dropped and belongs to no peer. */
   readonly drops: Readonly<Record<string, number>>;
 }
@@ -65,6 +68,7 @@ export interface StatusSources {
   readonly netns: string | null;
   readonly protection: ProtectionState | null;
   readonly clashes: readonly string[];
+  readonly servers: readonly ServerLine[];
   readonly deviceDrops: Readonly<Record<DropReason, number>>;
 }
 
@@ -99,6 +103,7 @@ export function describe(from: StatusSources): ClientStatus {
       bytesSent: peer?.bytesSent ?? 0,
       drops: peer?.drops ?? {},
     },
+    servers: from.servers,
     drops: from.deviceDrops,
   };
 }
@@ -128,6 +133,10 @@ export function statusText(status: ClientStatus): string {
     rows.push(['dns', dnsText(status.dns) + (problem === null ? '' : ` (${problem})`)]);
   }
   if (status.routes.length > 0) rows.push(['routes', status.routes.join(', ')]);
+  if (status.servers.length > 1) {
+    const line = ({ endpoint, inUse }: ServerLine) => `${endpoint}${inUse ? ' (in use)' : ''}`;
+    rows.push(['servers', status.servers.map(line).join(', ')]);
+  }
   if (status.netns !== null) rows.push(['namespace', status.netns]);
   if (status.protection !== null) rows.push(['protection', status.protection]);
   for (const clash of status.clashes) rows.push(['clash', clash]);

@@ -30,7 +30,7 @@ export type Target =
     };
 
 export interface TargetRequest {
-  /** HOST:PORT, the path of a profile or its name in /etc/culvert/clients; absent: the only server remembered, or the invite's. */
+  /** HOST:PORT, several of them with commas between, the path of a profile or its name in /etc/culvert/clients; absent: the only server remembered, or the invite's. */
   readonly text: string | undefined;
   /** Text of an invite. */
   readonly invite: string | undefined;
@@ -42,6 +42,8 @@ export interface Choice {
   /** Name of the tunnel on this host: of its server's folder, or of the file. */
   readonly tunnel: string;
   readonly target: Target;
+  /** Servers to turn to when that one does not answer, in order of preference. */
+  readonly fallbacks: readonly Target[];
   /** What the user should know, one sentence each. */
   readonly notes: readonly string[];
 }
@@ -49,6 +51,8 @@ export interface Choice {
 /** Profiles that are known by their name alone. */
 const PROFILES = '/etc/culvert/clients';
 const MAX_PROFILE_BYTES = 1 << 20;
+/** In one list. */
+const MAX_SERVERS = 8;
 
 /**
  * Errors: PROFILE_UNKNOWN, PROFILE_INVALID, KEY_MALFORMED, KEY_FILE_READABLE_BY_OTHERS,
@@ -56,6 +60,15 @@ const MAX_PROFILE_BYTES = 1 << 20;
  */
 export function chooseTarget(request: TargetRequest, store: ProfileStore): Choice {
   const { text, invite } = request;
+  const list = text?.includes(',') ? text.split(',').map(parseHostPort) : [];
+  if (text !== undefined && list.length > 0 && list.every((e) => e !== null)) {
+    if (invite !== undefined) {
+      throw new VpnError('USAGE', 'an invite is for one server', {
+        hint: 'Use the invite of each server once, then connect with the list.',
+      });
+    }
+    return chooseSeveral(list, store);
+  }
   const endpoint = text === undefined ? null : parseHostPort(text);
   // `./office:51820` is a file, and so is whatever has a slash or no port.
   if (text !== undefined && (endpoint === null || text.includes('/'))) {
@@ -65,15 +78,35 @@ export function chooseTarget(request: TargetRequest, store: ProfileStore): Choic
     return readProfile(text);
   }
   if (invite !== undefined) return chooseByInvite(parseInvite(invite), endpoint, request, store);
-  const membership = endpoint ? store.find(endpoint) : onlyMembership(store);
-  if (membership === null) {
-    throw new VpnError('PROFILE_UNKNOWN', `nothing is remembered of ${text}`);
-  }
+  const membership = endpoint ? remembered(endpoint, store) : onlyMembership(store);
   return {
     tunnel: nameOf(membership.directory),
     target: { type: 'member', membership },
+    fallbacks: [],
     notes: [],
   };
+}
+
+/** The tunnel goes by the name of the first. */
+function chooseSeveral(endpoints: readonly HostPort[], store: ProfileStore): Choice {
+  const all = endpoints.map((endpoint) => remembered(endpoint, store));
+  if (all.length > MAX_SERVERS) {
+    throw new VpnError('USAGE', `${all.length} servers are more than ${MAX_SERVERS}`);
+  }
+  const keys = new Set(all.map((membership) => keyToBase64(membership.serverPublicKey)));
+  if (keys.size < all.length) {
+    throw new VpnError('USAGE', 'two of these are the same server', {
+      hint: 'One server with several addresses needs no list: the first of its names is enough.',
+    });
+  }
+  const [target, ...fallbacks] = all.map((membership) => ({ type: 'member', membership }) as const);
+  return { tunnel: nameOf(all[0]!.directory), target: target!, fallbacks, notes: [] };
+}
+
+function remembered(endpoint: HostPort, store: ProfileStore): Membership {
+  const membership = store.find(endpoint);
+  if (membership !== null) return membership;
+  throw new VpnError('PROFILE_UNKNOWN', `nothing is remembered of ${formatHostPort(endpoint)}`);
 }
 
 function chooseByInvite(
@@ -86,7 +119,7 @@ function chooseByInvite(
   if (known?.enrolled) {
     const note = 'this invite was used here before; connecting with what is remembered';
     const target: Target = { type: 'member', membership: known };
-    return { tunnel: nameOf(known.directory), target, notes: [note] };
+    return { tunnel: nameOf(known.directory), target, fallbacks: [], notes: [note] };
   }
   // Cut off: the server may know our own key already, and then the expiry does not matter.
   if (known === null) requireUnexpired(invite, request.now);
@@ -100,7 +133,8 @@ function chooseByInvite(
     ? [`this is a new invite for ${formatHostPort(endpoints[0]!)}; it replaces what is remembered`]
     : [];
   const tunnel = nameOf(known?.directory ?? store.folderOf(endpoints[0]!));
-  return { tunnel, target: { type: 'invite', invite, endpoints, begun: known }, notes };
+  const target: Target = { type: 'invite', invite, endpoints, begun: known };
+  return { tunnel, target, fallbacks: [], notes };
 }
 
 function onlyMembership(store: ProfileStore): Membership {
@@ -134,6 +168,7 @@ function readProfile(text: string): Choice {
   return {
     tunnel: nameOf(path.replace(/\.conf$/, '')),
     target: { type: 'file', profile },
+    fallbacks: [],
     notes: profile.warnings,
   };
 }

@@ -110,16 +110,20 @@ export class Engine {
 
   /**
    * Changes our identity: all keys are dropped, handshakes may follow at once, a peer that has
-   * the new public key is removed. The same key again changes nothing.
+   * the new public key is removed. The same key again changes nothing. `keep`: sessions that
+   * stand go on, for a peer that knows us by another key than the others do.
    */
-  setPrivateKey(privateKey: PrivateKey): void {
+  setPrivateKey(privateKey: PrivateKey, sessions: 'drop' | 'keep' = 'drop'): void {
     const identity = createIdentity(privateKey);
     if (sameKey(identity.publicKey, this.publicKey)) return;
     if (this.#opened) this.#dataPlane.configure({ publicKey: identity.publicKey });
     this.#context.identity = identity;
     const self = this.#byKey.get(toHex(identity.publicKey));
     if (self !== undefined) this.removePeer(self.id);
-    for (const session of this.#sessions.values()) session.identityChanged(this.#clock.now());
+    for (const session of this.#sessions.values()) {
+      session.identityChanged();
+      if (sessions === 'drop') session.startAfresh(this.#clock.now());
+    }
     this.#deliver();
   }
 

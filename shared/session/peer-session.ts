@@ -232,10 +232,14 @@ export class PeerSession {
     this.#established(this.#current);
   }
 
-  /** Our own key changed: no secret of the old one stays, a handshake may follow at once. */
-  identityChanged(now: number): void {
+  /** Our own key changed: no secret of the old one stays, but in keys that are in use. */
+  identityChanged(): void {
     this.#forgetRemote();
     this.#discardPending();
+  }
+
+  /** Ends all sessions; a handshake may follow at once. */
+  startAfresh(now: number): void {
     this.#dropKeypairs();
     this.#gapUntil = LONG_AGO;
     if (this.#repeatAt !== NEVER) this.#repeatAt = now;

@@ -295,6 +295,21 @@ describe('settings that change', () => {
     expect(alice.engine.peer(BOB)!.connected).toBe(true);
   });
 
+  test('a new private key for another peer leaves the sessions of the others as they are', () => {
+    alice.say(bob);
+    network.advance(SECOND);
+    const before = alice.engine.publicKey;
+    alice.engine.setPrivateKey(generatePrivateKey(), 'keep');
+    expect(alice.engine.publicKey).not.toEqual(before);
+    eve.forget();
+    alice.say(bob, 'under the old session');
+    bob.say(alice, 'and back');
+    network.advance(10);
+    expect(eve.initiations()).toHaveLength(0);
+    expect(bob.heard()).toEqual(['x', 'under the old session']);
+    expect(alice.heard()).toEqual(['and back']);
+  });
+
   test('a handshake in progress goes on under a new private key', () => {
     network.filter = () => false;
     alice.say(bob, 'waits');

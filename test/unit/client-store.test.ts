@@ -9,6 +9,7 @@ import { chooseTarget } from '../../client/target.ts';
 import { generatePrivateKey, keyToBase64, publicKeyOf } from '../../keys/keypair.ts';
 import { formatInvite, type Invite } from '../../shared/control/invite.ts';
 import { VpnError } from '../../shared/errors.ts';
+import { formatHostPort } from '../../shared/profile.ts';
 
 const NOW = 1_700_000_000;
 const AT = { host: 'vpn.example', port: 6000 };
@@ -204,4 +205,20 @@ test('files that cannot be', () => {
   expect(errorOf(() => choose('nowhere.example:1')).message).toMatch(/nowhere\.example:1/);
   expect(errorOf(() => choose(profile(PEER), newInvite())).code).toBe('USAGE');
   expect(errorOf(() => choose(folder)).code).toBe('KEY_FILE_UNUSABLE');
+});
+
+test('a list is of servers that are remembered, each once, and goes by the name of the first', () => {
+  const other = { host: 'b.example', port: 6000 };
+  for (const at of [AT, other]) store.complete(store.begin([at], newInvite()), 'laptop');
+  const text = formatHostPort(AT);
+  const { tunnel, target, fallbacks } = choose(`${text},b.example:6000`);
+  expect(tunnel).toBe(choose(text).tunnel);
+  const endpoints = [target, ...fallbacks].map((t) => planTunnel(t).endpoints);
+  expect(endpoints).toEqual([[AT], [other]]);
+  expect(choose(text).fallbacks).toEqual([]);
+  const codeOf = (list: string, invite?: Invite) => errorOf(() => choose(list, invite)).code;
+  expect(codeOf(`${text},c.example:6000`)).toBe('PROFILE_UNKNOWN');
+  expect(codeOf(`${text},b.example`)).toBe('PROFILE_UNKNOWN');
+  expect(codeOf(`${text},${text}`)).toBe('USAGE');
+  expect(codeOf(`${text},b.example:6000`, newInvite())).toBe('USAGE');
 });

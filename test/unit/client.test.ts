@@ -180,12 +180,12 @@ class TestClient {
     this.socketPath = place.socketPath;
     const store = new ProfileStore(this.state);
     const wanted = { text: request.text, invite: request.invite, now: now() };
-    const { target, notes } = chooseTarget(wanted, store);
+    const { target, fallbacks, notes } = chooseTarget(wanted, store);
     this.notes = [...notes];
     this.plane = new SimulatedDataPlane(network, underlay);
     this.client = new Client(
       {
-        ...{ target, store, place, device: 'cvc0', localPort: null, timeoutMs: 20_000 },
+        ...{ target, fallbacks, store, place, device: 'cvc0', localPort: null, timeoutMs: 20_000 },
         traffic: { full: 'no', lan: true, protect: false, lockdown: false, netns: null },
         carrier: {
           workers: 1,
