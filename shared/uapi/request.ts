@@ -285,8 +285,9 @@ function parseEndpoint(value: string): Endpoint | null {
   const [, v6, v4, port] = found;
   const address = v6 ?? v4!;
   const literal = address.split('%')[0]!;
-  if (isIP(literal) !== (v6 === undefined ? 4 : 6) || Number(port) > 0xffff) return null;
-  return { address, port: Number(port) };
+  if (isIP(literal) !== (v6 === undefined ? 4 : 6)) return null;
+  // The data plane refuses port 0 too, but only when earlier peers of the request are set.
+  return Number(port) >= 1 && Number(port) <= 0xffff ? { address, port: Number(port) } : null;
 }
 
 /** `address/length` with its host bits cleared. */

@@ -42,6 +42,11 @@ export async function startDevice(name: string, log: Logger): Promise<RunningDev
     return device;
   } catch (error) {
     device.close();
+    // The hint for programs with --dev would send people after an option that is not there.
+    if (error instanceof VpnError && error.code === 'DEVICE_TAKEN') {
+      const hint = 'Choose another name; `ip link` lists those in use.';
+      throw new VpnError(error.code, error.message, { hint, cause: error });
+    }
     throw error;
   }
 }

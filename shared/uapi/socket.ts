@@ -76,7 +76,8 @@ export async function serveWireguardSocket(options: SocketOptions): Promise<Wire
   } catch (cause) {
     server.close();
     if (cause instanceof VpnError) throw cause;
-    throw new VpnError('SOCKET_FAILED', `cannot make the socket ${path}`, { cause });
+    const hint = `Whose program this is must be able to make files in ${directory}.`;
+    throw new VpnError('SOCKET_FAILED', `cannot make the socket ${path}`, { cause, hint });
   }
   const inode = inodeOf(hidden);
   unlinkSync(hidden);

@@ -300,7 +300,7 @@ describe('congestion marks', () => {
     await inPair(endpoint, async (net, { right }) => {
       const { none, ect0, ect1, ce } = ECN;
       for (const to of [RIGHT.v4, RIGHT.v6]) {
-        // Congestion met inside is not told outside (RFC 6040), everything else is.
+        // Congestion met inside is not told outside (RFC 3168), everything else is.
         expect(await marks(net, right.name, to, [none, ect0, ect1, ce])).toEqual([
           [none, none],
           [ect0, ect0],

@@ -224,6 +224,7 @@ test('usage, a name that is taken, a missing privilege: each has its exit code',
       const { code, stderr } = await net.run(host, ...vpnDevice(...args));
       expect([args, code]).toEqual([args, exit]);
       expect(stderr).toMatch(said);
+      expect(stderr).not.toMatch(/--(dev|run|state)\b/);
     }
     const [node, args] = vpnDevice(uniqueDevice());
     const stripped = ['--bounding-set', '-all', '--inh-caps', '-all'];

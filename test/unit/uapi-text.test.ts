@@ -84,7 +84,7 @@ describe('a set request', () => {
   });
 
   test.each([
-    ['192.0.2.1:0', '192.0.2.1', 0],
+    ['192.0.2.1:1', '192.0.2.1', 1],
     ['192.0.2.1:65535', '192.0.2.1', 65_535],
     ['[::]:1', '::', 1],
     ['[fe80::1%eth0]:51820', 'fe80::1%eth0', 51_820],
@@ -127,6 +127,8 @@ describe('a set request', () => {
     ['endpoint=example.com:1', EINVAL],
     ['endpoint=192.0.2.1', EINVAL],
     ['endpoint=192.0.2.1:65536', EINVAL],
+    ['endpoint=192.0.2.1:0', EINVAL],
+    ['endpoint=[2001:db8::1]:0', EINVAL],
     ['endpoint=2001:db8::1:443', EINVAL],
     ['endpoint=[192.0.2.1]:443', EINVAL],
     ['endpoint=[2001:db8::1:443', EINVAL],
