@@ -53,6 +53,9 @@ export function parseConfiguration(
     return `${name}:${line}:${col}`;
   };
   const problem = document.errors[0];
+  if (problem?.code === 'MULTIPLE_DOCS') {
+    throw invalid(whereIs(problem.pos[0]), 'a second document begins: everything belongs into one');
+  }
   if (problem !== undefined) throw invalid(whereIs(problem.pos[0]), problem.message);
   visit(document, {
     Alias: (_, node) => {

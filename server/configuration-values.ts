@@ -46,14 +46,16 @@ export function word<const W extends string>(...words: readonly W[]) {
   );
 }
 
-export const flag = z.union([
-  z.boolean(),
-  read((text) => {
-    if (['true', 'on', 'yes', '1'].includes(text)) return { on: true };
-    if (['false', 'off', 'no', '0'].includes(text)) return { on: false };
-    return null;
-  }, 'must be true or false').transform(({ on }) => on),
-]);
+const TRUE_OR_FALSE = 'must be true or false';
+export const flag = z
+  .union([z.boolean(), z.string(), z.number()], TRUE_OR_FALSE)
+  .transform((input, context): boolean => {
+    const text = String(input).trim();
+    if (['true', 'on', 'yes', '1'].includes(text)) return true;
+    if (['false', 'off', 'no', '0'].includes(text)) return false;
+    context.addIssue({ code: 'custom', message: TRUE_OR_FALSE });
+    return z.NEVER;
+  });
 
 /** A list; as text its items are separated by commas. */
 export function list<S extends z.ZodType>(item: S, most: number) {

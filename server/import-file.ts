@@ -66,7 +66,7 @@ function readWireguard(text: string, path: string): Imported {
     const own4 = ranges.find((range) => range.family === 4 && range.prefixLength === 32);
     const own6 = ranges.find((range) => range.family === 6 && range.prefixLength === 128);
     return {
-      name: unused(nameOf(names.get(key) ?? `peer-${key.slice(0, 8)}`), used),
+      name: unused(nameOf(withoutWord(names.get(key) ?? `peer-${key.slice(0, 8)}`)), used),
       publicKey: peer.publicKey,
       presharedKey: peer.presharedKey ?? null,
       address: own4 === undefined ? null : cidrText(own4).split('/')[0]!,
@@ -106,11 +106,17 @@ function namesByKey(text: string): Map<string, string> {
   return names;
 }
 
-function nameOf(comment: string): string {
-  const bare = comment
-    .replace(/^(BEGIN_PEER|begin|client|friendly_name|name)\b\s*[:=]?\s*/i, '')
-    .replace(/\s*\([^)]*\)$/, '')
+/** The name in a comment, without the word before it and the mark behind it. */
+function withoutWord(comment: string): string {
+  return comment
+    .replace(/^(BEGIN_PEER|begin|client|friendly_name|name)(\s*[:=]\s*|\s+)(?=\S)/i, '')
+    .replace(/\s*\([^)]*\)$/, '');
+}
+
+function nameOf(text: string): string {
+  const bare = text
     .normalize('NFKD')
+    .replace(/\p{M}+/gu, '')
     .replace(/[^A-Za-z0-9._-]+/g, '-')
     .replace(/^[^A-Za-z0-9]+|-+$/g, '')
     .slice(0, 60);

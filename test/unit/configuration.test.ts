@@ -248,6 +248,8 @@ describe('people in the file', () => {
     ['hooks: {connected: [ls -l]}', '1:21 hooks.connected must be a list of commands'],
     ['hooks: {connected: [[ls]]}', '1:21 hooks.connected must be a list of commands'],
     ['network6: 2001:db8::/64', '1:11 network6 must be a unique local IPv6 network'],
+    ['push: {full: maybe}', '1:14 push.full must be true or false, not "maybe"'],
+    ['mtu: 1400\n---\nmtu: 1300', '2:1 a second document begins'],
     ['push: {routes: [10.0.0.0/8, nonsense]}', '1:29 push.routes must be networks'],
     ['push: &a {}\nnat: *a', '2:6 aliases are not supported'],
   ])('%s is refused at its place', (yaml, message) => {

@@ -64,12 +64,15 @@ describe('A wg0.conf', () => {
     const { peers, privateKey, notes } = readImport(file('wg0.conf', WG0));
     expect(peers.map((p) => [p.name, p.address, p.address6, p.networks])).toEqual([
       ['anna', '192.168.1.5', 'fd00:77::5', []],
-      ['Bo-se-Wo-rter', '192.168.1.6', null, ['10.20.0.0/16']],
+      ['Bose-Worter', '192.168.1.6', null, ['10.20.0.0/16']],
       ['phone', '192.168.1.7', null, []],
       ['phone-2', '192.168.1.8', null, []],
       [`peer-${K(5).slice(0, 8)}`, null, null, []],
     ]);
     expect(peers[0]?.presharedKey).toEqual(key(70));
+    const prefixed = WG0.replace('### Client anna', '# client-1').replace('# phone', '# Name=tv');
+    const found = readImport(file('wg0.conf', prefixed)).peers.map((p) => p.name);
+    expect([found[0], found[3]]).toEqual(['client-1', 'tv']);
     expect(privateKey).toEqual(key(90));
     expect(notes.join()).toContain('UDP 51820');
   });
@@ -112,7 +115,7 @@ describe('A wg0.conf', () => {
     }
     for (const part of [
       'anna: the name is taken here',
-      'Bo-se-Wo-rter does not get 192.168.0.0/16',
+      'Bose-Worter does not get 192.168.0.0/16',
       'phone: its key is in use here',
       'phone-2: 10.9.0.8 is outside the tunnel network',
     ]) {
@@ -149,6 +152,16 @@ describe('OpenVPN', () => {
     expect(h.lease(2)).toEqual({ type: 'leased', address: '192.168.1.20' });
     expect(h.specOf(key(2))?.allowedIps).toEqual(['192.168.1.20/32', '10.20.0.0/16']);
     expect(h.profile(3, 'laptop')).toBe('192.168.1.2');
+  });
+
+  it('keeps whole names, also those that begin with a word of the comments', () => {
+    const list = 'client-anna,192.168.1.2\nclient,192.168.1.3\nName,192.168.1.4\n';
+    const names = readImport(file('ipp.txt', list)).peers.map((p) => p.name);
+    expect(names).toEqual(['client-anna', 'client', 'Name']);
+    const ccd = join(folder, 'ccd');
+    mkdirSync(ccd);
+    writeFileSync(join(ccd, 'client-ben'), 'ifconfig-push 192.168.1.20 255.255.255.0\n');
+    expect(readImport(ccd).peers.map((p) => p.name)).toEqual(['client-ben']);
   });
 
   it.each([

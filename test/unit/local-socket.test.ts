@@ -188,10 +188,16 @@ describe('local socket', () => {
     expect(await raw(path, '{"method":"x","id":1}\n')).toContain('-32601');
   });
 
+  it('takes an import of thousands', async () => {
+    const path = newPath();
+    await serve(path, { length: (text) => (text as string).length });
+    expect(await callLocalSocket(path, 'length', 'x'.repeat(4 << 20))).toBe(4 << 20);
+  });
+
   it('cuts off a line without end', async () => {
     const path = newPath();
     await serve(path, { ok: () => 1 });
-    expect(await raw(path, 'x'.repeat(1_100_000))).toContain('line too long');
+    expect(await raw(path, 'x'.repeat(17 << 20))).toContain('line too long');
     expect(await callLocalSocket(path, 'ok')).toBe(1);
   });
 
