@@ -171,6 +171,7 @@ const inviteCommand: CommandSpec<InviteOptions> = {
       endpoints: options.endpoint?.split(',') ?? [],
       address: options.address ?? null,
     };
+    await requireNewPictures(options);
     const qr = options.qr === true || (output.stdoutIsTerminal && !output.json);
     if (options.wireguard === true) {
       const call = { method: 'profile', params: wanted, create: true };
@@ -284,6 +285,13 @@ async function printProfile(
 async function showQr(output: Output, text: string): Promise<void> {
   const { default: encodeQR } = await import('qr');
   output.talk(encodeQR(text, 'term', { border: 2 }));
+}
+
+/** Before anything is made: a profile is shown once. */
+async function requireNewPictures({ svg, png }: InviteOptions): Promise<void> {
+  if (svg === undefined && png === undefined) return;
+  const { requireNewPicture } = await import('./qr-picture.ts');
+  for (const path of [svg, png]) if (path !== undefined) requireNewPicture(path);
 }
 
 async function writePictures({ svg, png }: InviteOptions, text: string): Promise<void> {

@@ -1,13 +1,27 @@
 /** QR codes as files: SVG and PNG. Both hold what the code says, hence for the owner alone. */
+import { existsSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { crc32, deflateSync } from 'node:zlib';
 import encodeQR from 'qr';
 import { writeOwnerOnly } from '../keys/key-file.ts';
 import { concat } from '../shared/bytes.ts';
+import { VpnError } from '../shared/errors.ts';
 
 /** Quiet zone around the code, modules (ISO/IEC 18004 asks for four). */
 const BORDER = 4;
 /** Pixels of a module. */
 const SCALE = 8;
+
+/** Throws VpnError KEY_FILE_EXISTS, KEY_FILE_UNUSABLE when no picture can be written to `path`. */
+export function requireNewPicture(path: string): void {
+  if (existsSync(path)) {
+    const hint = 'Name another file; nothing was made.';
+    throw new VpnError('KEY_FILE_EXISTS', `${path} exists already`, { hint });
+  }
+  if (!existsSync(dirname(path))) {
+    throw new VpnError('KEY_FILE_UNUSABLE', `there is no directory ${dirname(path)}`);
+  }
+}
 
 /** Writes `text` as a picture to `path`, mode 0600. Errors: KEY_FILE_EXISTS, KEY_FILE_UNUSABLE. */
 export function writeQrPicture(path: string, text: string, format: 'svg' | 'png'): void {

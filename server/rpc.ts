@@ -34,7 +34,8 @@ const setParameters = z.object({
       suspended: z.boolean(),
       group: z.string().nullable(),
     })
-    .partial(),
+    .partial()
+    .strict(),
 });
 
 const key = z.string().transform((text, context) => {

@@ -1,10 +1,10 @@
 /** QR codes as files. */
-import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { crc32, inflateSync } from 'node:zlib';
 import { afterAll, expect, it } from 'vitest';
-import { pngOf, writeQrPicture } from '../../server/qr-picture.ts';
+import { pngOf, requireNewPicture, writeQrPicture } from '../../server/qr-picture.ts';
 import { codeOf } from './store-suite.ts';
 
 const folder = mkdtempSync(join(tmpdir(), `culvert-qr-${process.pid}-`));
@@ -53,4 +53,11 @@ it('writes SVG and PNG for the owner alone, and over nothing', () => {
   }
   expect(readFileSync(join(folder, 'code.svg'), 'utf8')).toMatch(/^<svg /);
   chunksOf(readFileSync(join(folder, 'code.png')));
+});
+
+it('says that there is no place for a picture before one is made', () => {
+  writeFileSync(join(folder, 'old.svg'), '');
+  expect(codeOf(() => requireNewPicture(join(folder, 'old.svg')))).toBe('KEY_FILE_EXISTS');
+  expect(codeOf(() => requireNewPicture(join(folder, 'none', 'x')))).toBe('KEY_FILE_UNUSABLE');
+  requireNewPicture(join(folder, 'new.svg'));
 });
