@@ -2,6 +2,7 @@
 import { ExitCode, VpnError } from '../shared/errors.ts';
 import type { Output } from '../shared/program.ts';
 import { Journal } from '../shared/system/journal.ts';
+import { requireNetAdmin } from '../shared/system/require-tun.ts';
 import { run } from '../shared/system/run.ts';
 import { type Place, placeOfTunnel, tunnelsWithJournal } from './place.ts';
 import { readLockdowns, unlock } from './protection.ts';
@@ -9,10 +10,11 @@ import { readStatus } from './running.ts';
 
 /**
  * Undoes the journals of all clients of a run directory, newest change first. Exit code 1 when
- * something stays. Errors: ALREADY_RUNNING when one of them runs, STATE_UNUSABLE.
+ * something stays. Errors: ALREADY_RUNNING when one of them runs, STATE_UNUSABLE, NO_NET_ADMIN.
  */
 export async function cleanUp(place: Place, lockdown: boolean, output: Output): Promise<ExitCode> {
   const tunnels = tunnelsWithJournal(place);
+  if (tunnels.length > 0 || lockdown) requireNetAdmin();
   for (const tunnel of tunnels) await requireStopped(place, tunnel);
   const undone: string[] = [];
   const failed: string[] = [];
@@ -33,8 +35,9 @@ export async function cleanUp(place: Place, lockdown: boolean, output: Output): 
   return failed.length === 0 ? ExitCode.ok : ExitCode.other;
 }
 
-/** Removes the rules of every lockdown on this host. */
+/** Removes the rules of every lockdown on this host. Errors: NO_NET_ADMIN. */
 export async function endLockdown(output: Output): Promise<ExitCode> {
+  requireNetAdmin();
   const ended = await unlock(run);
   const text = ended.map((table) => `removed: table inet ${table}`).join('\n');
   output.facts({ removed: ended }, text || 'this host is not locked down');

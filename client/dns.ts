@@ -5,7 +5,7 @@
  */
 import { readFileSync, realpathSync } from 'node:fs';
 import { VpnError } from '../shared/errors.ts';
-import type { Journal } from '../shared/system/journal.ts';
+import type { HostChange, Journal } from '../shared/system/journal.ts';
 import { commandFailure, type Run } from '../shared/system/run.ts';
 import { answersDns } from './dns-query.ts';
 import type { NameServers } from './lease.ts';
@@ -24,6 +24,13 @@ export interface DnsState extends DnsWish {
   /** Why names may not be resolved through the tunnel; null: they are. */
   readonly problem: string | null;
 }
+
+/** A file that is replaced as a whole. */
+export interface FileChange {
+  readonly file: string;
+  readonly content: string;
+}
+export type DnsChange = HostChange | FileChange;
 
 export interface DnsOptions {
   readonly device: string;
@@ -94,45 +101,57 @@ export class Dns {
     return this.#state;
   }
 
-  async #tell(wish: DnsWish): Promise<ResolverKeeper | null> {
+  /** What apply() would do on this host as it is now; no keeper: nobody here can do it. */
+  async plan(wish: DnsWish): Promise<{ keeper: ResolverKeeper | null; changes: DnsChange[] }> {
+    if (wish.servers.length === 0) return { keeper: null, changes: [] };
     const keeper = await findKeeper(this.#file, this.#options.run);
-    if (keeper === 'systemd-resolved') await this.#tellResolved(wish);
+    if (keeper === 'systemd-resolved') return { keeper, changes: this.#forResolved(wish) };
     // The others know no servers for some names only: taking all would be more than was asked.
-    else if (!wish.everything) return null;
-    else if (keeper === 'resolvconf') await this.#tellResolvconf(wish);
-    else this.#writeFile(wish);
+    if (!wish.everything) return { keeper: null, changes: [] };
+    const change = keeper === 'resolvconf' ? this.#forResolvconf(wish) : this.#forFile(wish);
+    return { keeper, changes: [change] };
+  }
+
+  async #tell(wish: DnsWish): Promise<ResolverKeeper | null> {
+    const { journal } = this.#options;
+    const { keeper, changes } = await this.plan(wish);
+    for (const change of changes) {
+      const id =
+        'file' in change
+          ? journal.replaceFile(change.file, change.content)
+          : await journal.apply(change);
+      this.#applied.push(id);
+    }
     return keeper;
   }
 
-  async #tellResolved({ servers, domains, everything }: DnsWish): Promise<void> {
-    const { device, journal } = this.#options;
+  #forResolved({ servers, domains, everything }: DnsWish): HostChange[] {
+    const { device } = this.#options;
     // `~.`: also for names that another link would answer otherwise.
     const routed = everything ? ['~.', ...domains] : domains;
-    const undo = ['resolvectl', 'revert', device] as const;
-    for (const args of [
+    return [
       ['dns', device, ...servers],
       ['domain', device, ...routed],
       ['default-route', device, everything ? 'yes' : 'no'],
-    ]) {
-      const what = `resolvectl ${args.join(' ')}`;
-      this.#applied.push(await journal.apply({ what, apply: ['resolvectl', ...args], undo }));
-    }
+    ].map((args) => ({
+      what: `resolvectl ${args.join(' ')}`,
+      apply: ['resolvectl', ...args],
+      undo: ['resolvectl', 'revert', device],
+    }));
   }
 
-  async #tellResolvconf({ servers, domains }: DnsWish): Promise<void> {
-    const { device, journal } = this.#options;
+  #forResolvconf({ servers, domains }: DnsWish): HostChange {
+    const { device } = this.#options;
     // Exclusive and before all others, as wg-quick asks openresolv too.
-    this.#applied.push(
-      await journal.apply({
-        what: `name servers ${servers.join(', ')} by resolvconf for ${device}`,
-        apply: ['resolvconf', '-a', device, '-m', '0', '-x'],
-        input: resolvConf(servers, domains, []),
-        undo: ['resolvconf', '-d', device, '-f'],
-      }),
-    );
+    return {
+      what: `name servers ${servers.join(', ')} by resolvconf for ${device}`,
+      apply: ['resolvconf', '-a', device, '-m', '0', '-x'],
+      input: resolvConf(servers, domains, []),
+      undo: ['resolvconf', '-d', device, '-f'],
+    };
   }
 
-  #writeFile({ servers, domains }: DnsWish): void {
+  #forFile({ servers, domains }: DnsWish): FileChange {
     let former = '';
     try {
       former = readFileSync(this.#file, 'utf8');
@@ -142,8 +161,7 @@ export class Dns {
     const options = former.split('\n').filter((line) => /^options\s/.test(line));
     const first = servers.slice(0, MAX_SERVERS_IN_FILE);
     const note = '# Written by vpn-client while its tunnel is up; it puts back what was here.\n';
-    const text = note + resolvConf(first, domains, options);
-    this.#applied.push(this.#options.journal.replaceFile(this.#file, text));
+    return { file: this.#file, content: note + resolvConf(first, domains, options) };
   }
 }
 

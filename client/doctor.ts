@@ -14,6 +14,7 @@ import { readLinks } from '../shared/system/link.ts';
 import { requireTun } from '../shared/system/require-tun.ts';
 import type { Run } from '../shared/system/run.ts';
 import { type Place, tunnelsWithJournal } from './place.ts';
+import { readLockdowns } from './protection.ts';
 import { type LookUp, resolveEndpoints } from './resolve.ts';
 import { readStatus } from './running.ts';
 import type { ClientStatus } from './status.ts';
@@ -49,6 +50,7 @@ export async function examine(options: DoctorOptions): Promise<Finding[]> {
   const { place } = options;
   const found = [privileges(), ...(await programs(options.run)), clock(), leftovers(place)];
   const running = await readStatus(place, undefined).catch(() => []);
+  found.push(...(await lockdowns(options.run, running)));
   found.push(...running.map(tunnel), names(options.resolvConf ?? '/etc/resolv.conf', running));
   found.push(...(await way(options)));
   if (running.length === 0) found.push(await overlap(options.run));
@@ -101,10 +103,24 @@ function clock(): Finding {
 
 /** A journal is there while a client runs, and after one was killed. */
 function leftovers(place: Place): Finding {
-  const journals = tunnelsWithJournal(place);
+  let journals: string[];
+  try {
+    journals = tunnelsWithJournal(place);
+  } catch (error) {
+    return failed('leftovers', error);
+  }
   if (journals.length === 0) return good('leftovers', 'nothing was left behind');
   const text = `changed by ${journals.join(', ')}: still up, or killed`;
   return unknown('leftovers', text, 'When it is not running: `vpn-client cleanup`.');
+}
+
+/** What a client that is gone left locked lets no other client out, either. */
+async function lockdowns(run: Run, running: readonly ClientStatus[]): Promise<Finding[]> {
+  const tables = await readLockdowns(run).catch(() => []);
+  const left = tables.filter((table) => !running.some(({ device }) => table.endsWith(device)));
+  if (left.length === 0) return [];
+  const text = `this host is locked down: nothing leaves it (${left.join(', ')})`;
+  return [unknown('lockdown', text, 'Connect again with --lockdown, or run `vpn-client unlock`.')];
 }
 
 function tunnel({ tunnel: name, state, server }: ClientStatus): Finding {

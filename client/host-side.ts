@@ -5,6 +5,7 @@
  */
 import { networkText, parseCidr } from '../shared/cidr.ts';
 import type { Logger } from '../shared/log.ts';
+import { TICK_MS } from '../shared/session/engine.ts';
 import { Journal, type UndoFailure } from '../shared/system/journal.ts';
 import type { Run } from '../shared/system/run.ts';
 import type { ConnectionState } from './connection.ts';
@@ -26,6 +27,8 @@ export interface HostSideOptions {
   readonly log: Logger;
 }
 
+/** A second: how long rules may be missing that somebody else removed. */
+const TICKS_BETWEEN_LOOKS = 1_000 / TICK_MS;
 const EVERYTHING = ['0.0.0.0/0', '::/0'];
 
 export class HostSide {
@@ -39,6 +42,7 @@ export class HostSide {
   #mark: number;
   #port: number | null = null;
   #wish: Wish | null = null;
+  #ticks = 0;
   readonly #said = new Set<string>();
 
   /** Errors: STATE_UNUSABLE. */
@@ -121,14 +125,28 @@ export class HostSide {
     this.#tellClashes();
   }
 
-  /** The server answers, or does not. */
+  /** The server answers, or does not; called at every tick. */
   follow(connection: ConnectionState): void {
+    this.#keepProtection();
     const state = connection === 'reconnecting' ? 'blocked' : 'connected';
     const now = this.#protection?.state;
     if (now === undefined || now === 'connecting' || now === state) return;
     this.#protection?.set({ state }).catch((error: unknown) => {
       this.#options.log.error({ err: error }, 'the protection could not be changed');
     });
+  }
+
+  #keepProtection(): void {
+    if (this.#protection === null || ++this.#ticks % TICKS_BETWEEN_LOOKS !== 0) return;
+    this.#protection
+      .keep()
+      .then((missing) => {
+        if (!missing) return;
+        this.#options.log.warn('somebody removed the rules of the protection; they are back');
+      })
+      .catch((error: unknown) => {
+        this.#options.log.error({ err: error }, 'the protection could not be looked after');
+      });
   }
 
   /** Takes everything back but a lockdown. */

@@ -1,6 +1,8 @@
 /** Where clients live: their directories, and the files of each tunnel that others look for. */
 import { readdirSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
+import { VpnError } from '../shared/errors.ts';
+import { parseHostPort } from '../shared/profile.ts';
 import type { Environment } from '../shared/program.ts';
 
 const DEFAULT_STATE = '/var/lib/culvert';
@@ -49,12 +51,33 @@ export function placeOfTunnel(place: Place, tunnel: string): TunnelPlace {
   };
 }
 
-/** Tunnels with a control socket, in order of name; a killed client's socket is still there. */
+/**
+ * Last part of a path, a profile's or that of a server's folder, as the name of a tunnel: fit for
+ * a file, short enough for a socket.
+ */
+export function tunnelNameOf(path: string): string {
+  return (
+    basename(path)
+      .replace(/\.conf$/, '')
+      .replace(/[^\w.-]/g, '_')
+      .slice(0, 48) || 'profile'
+  );
+}
+
+/** The tunnel that is meant: by its name, or by what `connect` was given, HOST:PORT or a profile. */
+export function tunnelMeant(place: Place, text: string): string {
+  if (tunnelsWithSocket(place).includes(text)) return text;
+  // Of several servers the first names the tunnel.
+  const endpoint = parseHostPort(text.split(',')[0]!);
+  return tunnelNameOf(endpoint ? `${endpoint.host.toLowerCase()}_${endpoint.port}` : text);
+}
+
+/** Tunnels with a control socket, in order of name; a killed client's socket is still there. Errors: SOCKET_FAILED. */
 export function tunnelsWithSocket({ runDirectory }: Place): string[] {
   return namesIn(runDirectory, SOCKET);
 }
 
-/** Tunnels whose client has changed something on the host, in order of name. */
+/** Tunnels whose client has changed something on the host, in order of name. Errors: SOCKET_FAILED. */
 export function tunnelsWithJournal({ runDirectory }: Place): string[] {
   return namesIn(runDirectory, JOURNAL);
 }
@@ -63,8 +86,12 @@ function namesIn(directory: string, pattern: RegExp): string[] {
   let files: string[];
   try {
     files = readdirSync(directory);
-  } catch {
-    return [];
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code !== 'EACCES') return [];
+    throw new VpnError('SOCKET_FAILED', `${directory} belongs to another user`, {
+      cause,
+      hint: 'Run this command as the user who runs the client, usually root.',
+    });
   }
   return files.flatMap((file) => pattern.exec(file)?.[1] ?? []).sort();
 }

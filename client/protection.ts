@@ -4,7 +4,7 @@
  * rules themselves are protection-rules.ts.
  */
 import type { HostChange, Journal } from '../shared/system/journal.ts';
-import { applyNft, deleteTableArgs, readRuleset } from '../shared/system/nft.ts';
+import { applyNft, deleteTableArgs, hasTable, readRuleset } from '../shared/system/nft.ts';
 import type { Run } from '../shared/system/run.ts';
 import { readHostView } from './host-view.ts';
 import {
@@ -36,6 +36,7 @@ export class Protection {
   #facts: Changeable = { state: 'connecting', underlay: null, addresses: [], ranges: [] };
   #query: OpenQuery | null = null;
   #script = '';
+  #ended = false;
   /** One change of the rules after the other. */
   #work: Promise<void> = Promise.resolve();
 
@@ -91,6 +92,24 @@ export class Protection {
     return this.#work;
   }
 
+  /**
+   * Puts the rules back when somebody took them away, as a firewall does that flushes every table
+   * when it is loaded again. Result: it had to. Errors: COMMAND_FAILED.
+   */
+  async keep(): Promise<boolean> {
+    let missing = false;
+    this.#work = this.#work
+      .catch(() => {})
+      .then(async () => {
+        const { run } = this.#options;
+        if (this.#ended || (await hasTable('inet', this.#table, run))) return;
+        missing = true;
+        await applyNft(this.#script, run);
+      });
+    await this.#work;
+    return missing;
+  }
+
   /** Lets one query out as long as `ask` runs. */
   async during<T>(query: OpenQuery, ask: () => Promise<T>): Promise<T> {
     this.#query = query;
@@ -105,6 +124,8 @@ export class Protection {
 
   /** The client ends: under lockdown nothing but local networks stays open. */
   async end(): Promise<void> {
+    this.#ended = true;
+    await this.#work.catch(() => {});
     if (!this.#options.lockdown) return;
     await this.set({ state: 'disconnected', underlay: null, addresses: [] });
   }

@@ -5,7 +5,7 @@
 import { ExitCode, VpnError } from '../shared/errors.ts';
 import type { Output } from '../shared/program.ts';
 import { callLocalSocket } from '../shared/system/local-socket.ts';
-import { type Place, placeOfTunnel, tunnelsWithSocket } from './place.ts';
+import { type Place, placeOfTunnel, tunnelMeant, tunnelsWithSocket } from './place.ts';
 import type { RotationReply } from './rotation.ts';
 import type { ClientStatus } from './status.ts';
 
@@ -20,7 +20,9 @@ export async function readStatus(
   place: Place,
   name: string | undefined,
 ): Promise<readonly ClientStatus[]> {
-  if (name !== undefined) return [(await call(place, name, 'status')) as ClientStatus];
+  if (name !== undefined) {
+    return [(await call(place, tunnelMeant(place, name), 'status')) as ClientStatus];
+  }
   const answers = await Promise.all(
     tunnelsWithSocket(place).map((tunnel) =>
       call(place, tunnel, 'status').catch((error: unknown) => {
@@ -75,8 +77,7 @@ export async function disconnect(
   name: string | undefined,
   all: boolean,
 ): Promise<readonly { readonly tunnel: string; readonly device: string | null }[]> {
-  const tunnels =
-    name === undefined ? (await readStatus(place, name)).map((s) => s.tunnel) : [name];
+  const tunnels = await chosen(place, name);
   if (tunnels.length > 1 && !all) {
     throw new VpnError('USAGE', `several tunnels are up: ${tunnels.join(', ')}`, {
       hint: 'Say which: `vpn-client disconnect NAME`, or give --all.',
@@ -92,14 +93,19 @@ export async function disconnect(
 
 /** Changes the own key of one client. Errors: NOT_RUNNING, USAGE, REQUEST_FAILED. */
 export async function rotateKey(place: Place, name: string | undefined): Promise<RotationReply> {
-  const tunnels =
-    name === undefined ? (await readStatus(place, name)).map((s) => s.tunnel) : [name];
+  const tunnels = await chosen(place, name);
   if (tunnels.length > 1) {
     throw new VpnError('USAGE', `several tunnels are up: ${tunnels.join(', ')}`, {
       hint: 'Say which: `vpn-client rotate-key NAME`.',
     });
   }
   return (await call(place, tunnels[0]!, 'rotateKey', ROTATION_TIMEOUT_MS)) as RotationReply;
+}
+
+/** The tunnel of that name, or else all that run. Errors: NOT_RUNNING. */
+async function chosen(place: Place, name: string | undefined): Promise<string[]> {
+  if (name !== undefined) return [tunnelMeant(place, name)];
+  return (await readStatus(place, name)).map((status) => status.tunnel);
 }
 
 async function call(

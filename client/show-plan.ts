@@ -5,9 +5,10 @@ import { publicKeyOf } from '../keys/keypair.ts';
 import { ExitCode } from '../shared/errors.ts';
 import { formatHostPort } from '../shared/profile.ts';
 import type { Output } from '../shared/program.ts';
-import { type Command, type HostChange, Journal } from '../shared/system/journal.ts';
+import { type Command, Journal } from '../shared/system/journal.ts';
 import { setMtuArgs } from '../shared/system/link.ts';
 import { run } from '../shared/system/run.ts';
+import { Dns, type DnsChange, dnsOptions, dnsWish } from './dns.ts';
 import { deviceNameOf } from './host.ts';
 import { NetworkSetup, namespaceItself, type Traffic } from './network-setup.ts';
 import type { TunnelPlace } from './place.ts';
@@ -28,7 +29,8 @@ export interface PlanRequest {
 /** One change; `undo` null: it goes with the device. */
 interface Step {
   readonly what: string;
-  readonly command: Command;
+  /** null: `input` becomes the whole content of a file, which is put back as it was. */
+  readonly command: Command | null;
   readonly input: string | null;
   readonly undo: Command | null;
 }
@@ -36,7 +38,7 @@ interface Step {
 /** Errors: STATE_UNUSABLE, COMMAND_MISSING, COMMAND_FAILED. */
 export async function showPlan(request: PlanRequest, output: Output): Promise<ExitCode> {
   const { target, store, place, traffic } = request;
-  const { endpoints, network, fwmark: mark } = planTunnel(target);
+  const { endpoints, network, fwmark: mark, dns } = planTunnel(target);
   const folder = folderOf(target, store);
   const path = existsSync(folder) ? realpathSync(folder) : resolve(folder);
   const device = request.device ?? deviceNameOf(path);
@@ -63,6 +65,9 @@ export async function showPlan(request: PlanRequest, output: Output): Promise<Ex
     const full = traffic.full === 'yes';
     const changes = await setup.plan({ network, full, endpoints: [] });
     steps.push(...changes.map((change) => stepOf(change)));
+    const names = new Dns(dnsOptions(device, traffic.netns, journal, run));
+    const told = await names.plan(dnsWish(undefined, dns, true));
+    steps.push(...told.changes.map((change) => stepOf(change)));
   }
   const facts = {
     device,
@@ -77,7 +82,12 @@ export async function showPlan(request: PlanRequest, output: Output): Promise<Ex
   return ExitCode.ok;
 }
 
-function stepOf({ what, apply, input, undo }: HostChange, stays = false): Step {
+function stepOf(change: DnsChange, stays = false): Step {
+  if ('file' in change) {
+    const { file, content } = change;
+    return { what: `file ${file}`, command: null, input: content, undo: null };
+  }
+  const { what, apply, input, undo } = change;
   return { what, command: apply, input: input ?? null, undo: stays ? null : undo };
 }
 
@@ -94,7 +104,7 @@ function textOf(facts: {
     ...facts.undoneNow.map((what) => `undo what a client before left: ${what}`),
     `make the tun device ${facts.device}, for ${facts.endpoints.join(', ') || 'a peer that calls us'}`,
     ...facts.steps.flatMap(({ what, command, input }) => [
-      `${what}\n    ${command.join(' ')}`,
+      command === null ? what : `${what}\n    ${command.join(' ')}`,
       ...(input === null ? [] : [indent(input)]),
     ]),
     ...(facts.leased ? ['addresses, routes and name servers as the server leases them'] : []),

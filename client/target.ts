@@ -14,6 +14,7 @@ import {
   parseHostPort,
   parseProfile,
 } from '../shared/profile.ts';
+import { tunnelNameOf } from './place.ts';
 import type { Membership, ProfileStore } from './profile-store.ts';
 import { readSecretText } from './secret-file.ts';
 
@@ -80,7 +81,7 @@ export function chooseTarget(request: TargetRequest, store: ProfileStore): Choic
   if (invite !== undefined) return chooseByInvite(parseInvite(invite), endpoint, request, store);
   const membership = endpoint ? remembered(endpoint, store) : onlyMembership(store);
   return {
-    tunnel: nameOf(membership.directory),
+    tunnel: tunnelNameOf(membership.directory),
     target: { type: 'member', membership },
     fallbacks: [],
     notes: [],
@@ -100,7 +101,7 @@ function chooseSeveral(endpoints: readonly HostPort[], store: ProfileStore): Cho
     });
   }
   const [target, ...fallbacks] = all.map((membership) => ({ type: 'member', membership }) as const);
-  return { tunnel: nameOf(all[0]!.directory), target: target!, fallbacks, notes: [] };
+  return { tunnel: tunnelNameOf(all[0]!.directory), target: target!, fallbacks, notes: [] };
 }
 
 function remembered(endpoint: HostPort, store: ProfileStore): Membership {
@@ -119,7 +120,7 @@ function chooseByInvite(
   if (known?.enrolled) {
     const note = 'this invite was used here before; connecting with what is remembered';
     const target: Target = { type: 'member', membership: known };
-    return { tunnel: nameOf(known.directory), target, fallbacks: [], notes: [note] };
+    return { tunnel: tunnelNameOf(known.directory), target, fallbacks: [], notes: [note] };
   }
   // Cut off: the server may know our own key already, and then the expiry does not matter.
   if (known === null) requireUnexpired(invite, request.now);
@@ -132,7 +133,7 @@ function chooseByInvite(
   const notes = former?.enrolled
     ? [`this is a new invite for ${formatHostPort(endpoints[0]!)}; it replaces what is remembered`]
     : [];
-  const tunnel = nameOf(known?.directory ?? store.folderOf(endpoints[0]!));
+  const tunnel = tunnelNameOf(known?.directory ?? store.folderOf(endpoints[0]!));
   const target: Target = { type: 'invite', invite, endpoints, begun: known };
   return { tunnel, target, fallbacks: [], notes };
 }
@@ -166,20 +167,11 @@ function readProfile(text: string): Choice {
     throw new VpnError('PROFILE_INVALID', `${basename(path)}: a [Peer] has our own public key`);
   }
   return {
-    tunnel: nameOf(path.replace(/\.conf$/, '')),
+    tunnel: tunnelNameOf(path),
     target: { type: 'file', profile },
     fallbacks: [],
     notes: profile.warnings,
   };
-}
-
-/** Last part of a path as the name of a tunnel: fit for a file, short enough for a socket. */
-function nameOf(path: string): string {
-  return (
-    basename(path)
-      .replace(/[^\w.-]/g, '_')
-      .slice(0, 48) || 'profile'
-  );
 }
 
 function readProfileText(path: string): string {

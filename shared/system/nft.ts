@@ -40,6 +40,13 @@ export function deleteTableArgs(family: string, table: string): string[] {
   return ['delete', 'table', family, table];
 }
 
+/** Whether there is a table of that name. Errors: COMMAND_MISSING, COMMAND_FAILED. */
+export async function hasTable(family: string, table: string, runner: Run = run): Promise<boolean> {
+  const { stdout } = await runner('nft', ['-j', 'list', 'tables', family]);
+  const { nftables = [] } = JSON.parse(stdout || '{}') as { nftables?: NftObject[] };
+  return nftables.some((object) => object.table?.name === table);
+}
+
 /** Every table of this network namespace. Errors: COMMAND_MISSING, COMMAND_FAILED. */
 export async function readRuleset(runner: Run = run): Promise<NftRuleset> {
   const { stdout } = await runner('nft', ['-j', 'list', 'ruleset']);
@@ -56,6 +63,7 @@ export function parseRuleset(json: string): NftRuleset {
 }
 
 interface NftObject {
+  readonly table?: { readonly name: string };
   readonly chain?: NftChain;
   readonly rule?: NftRule;
 }

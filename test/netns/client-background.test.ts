@@ -72,7 +72,8 @@ test('two tunnels in the background, listed, watched and ended by name', async (
 
     // Which one is not clear: nothing ends.
     expect((await client.command('disconnect')).code).toBe(2);
-    const ended = await client.command('disconnect', 'office');
+    expect((await client.command('status', '10.77.1.1:6000')).code).toBe(0);
+    const ended = await client.command('disconnect', profile);
     expect(JSON.parse(ended.stdout)).toMatchObject({ tunnel: 'office' });
     expect((await watch.end(5_000)).code).toBe(3);
     expect((await client.command('status', 'office')).code).toBe(3);

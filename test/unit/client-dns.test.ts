@@ -118,6 +118,25 @@ test('a plain file cannot ask for some names only: it is left alone, and this is
   expect(readFileSync(file, 'utf8')).toBe('nameserver 192.0.2.1\n');
 });
 
+test('a plan says what would be done, with the content of the file, and does nothing', async () => {
+  writeFileSync(file, 'nameserver 192.0.2.1\n');
+  const { dns, journal } = makeDns();
+  const content = expect.stringMatching(/^#.*\nnameserver 10\.9\.0\.53\nnameserver fd00::53\n/);
+  expect(await dns.plan(ALL)).toEqual({ keeper: 'file', changes: [{ file, content }] });
+  expect(await dns.plan(SPLIT)).toEqual({ keeper: null, changes: [] });
+  expect(await dns.plan({ ...ALL, servers: [] })).toEqual({ keeper: null, changes: [] });
+  expect(readFileSync(file, 'utf8')).toBe('nameserver 192.0.2.1\n');
+  writeFileSync(file, 'nameserver 127.0.0.53\n');
+  const { changes } = await dns.plan(SPLIT);
+  expect(changes.map((change) => 'apply' in change && change.apply[1])).toEqual([
+    'dns',
+    'domain',
+    'default-route',
+  ]);
+  expect(ran).toEqual([]);
+  expect(journal.pending).toEqual([]);
+});
+
 test('a silent server and a file that cannot be written are problems, not ends', async () => {
   writeFileSync(file, '');
   silent.add('10.9.0.53');

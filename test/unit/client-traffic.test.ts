@@ -5,12 +5,15 @@ import type { HostView } from '../../client/host-view.ts';
 import { findOverlap, overlapChanges } from '../../client/lan.ts';
 import { familiesOf } from '../../client/network-setup.ts';
 import { question, readAnswer } from '../../client/protected-lookup.ts';
+import { Protection } from '../../client/protection.ts';
 import {
   localRanges,
   type ProtectionFacts,
   protectionScript,
 } from '../../client/protection-rules.ts';
 import { parseCidr } from '../../shared/cidr.ts';
+import type { Journal } from '../../shared/system/journal.ts';
+import type { Run } from '../../shared/system/run.ts';
 
 const FREE = {
   priorities: new Set([0, 32_766, 32_767]),
@@ -105,6 +108,33 @@ const FACTS: ProtectionFacts = {
   lan: ['192.168.1.0/24', '169.254.0.0/16'],
   query: null,
 };
+
+test('rules that somebody else removed come back, but not after the end', async () => {
+  const tables = new Set<string>();
+  const applied: string[] = [];
+  const nft: Run = async (_, args, options) => {
+    const script = options?.input?.toString();
+    if (script === undefined) {
+      const nftables = [...tables].map((name) => ({ table: { family: 'inet', name } }));
+      return { stdout: args.includes('tables') ? JSON.stringify({ nftables }) : '', stderr: '' };
+    }
+    tables.add(/table inet (\S+)/.exec(script)![1]!);
+    applied.push(script);
+    return { stdout: '', stderr: '' };
+  };
+  const journal = { has: () => true } as Partial<Journal> as Journal;
+  const options = { device: 'cvc0', journal, run: nft, lan: false, lockdown: false };
+  const protection = new Protection(options);
+  await protection.begin();
+  expect(await protection.keep()).toBe(false);
+  tables.clear();
+  expect(await protection.keep()).toBe(true);
+  expect(applied).toEqual([applied[0], applied[0]]);
+  tables.clear();
+  await protection.end();
+  expect(await protection.keep()).toBe(false);
+  expect(tables.size).toBe(0);
+});
 
 test('protection opens the tunnel only when connected, and closes with a reject', () => {
   const outgoing = (facts: Partial<ProtectionFacts>) =>

@@ -2,13 +2,13 @@
  * The whole client against the server's own parts, in one process and in virtual time: engines
  * over the simulated underlay, a host whose commands are only remembered.
  */
-import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { Client } from '../../client/client.ts';
-import { findPlace, placeOfTunnel } from '../../client/place.ts';
+import { findPlace, placeOfTunnel, tunnelMeant } from '../../client/place.ts';
 import { ProfileStore } from '../../client/profile-store.ts';
 import type { ClientStatus } from '../../client/status.ts';
 import { chooseTarget } from '../../client/target.ts';
@@ -51,6 +51,19 @@ afterEach(async () => {
   for (const { client } of clients.splice(0)) await client.stop();
   vi.useRealTimers();
   rmSync(folder, { recursive: true });
+});
+
+test('a tunnel is found by its name and by what connect was given', () => {
+  const place = findPlace({ run: folder }, {});
+  writeFileSync(join(folder, 'client-x.conf.sock'), '');
+  const named = (text: string) => tunnelMeant(place, text);
+  expect(['office', 'office.conf', '/root/my/office.conf'].map(named)).toEqual(
+    Array(3).fill('office'),
+  );
+  expect(named('VPN.example.org:6000')).toBe('vpn.example.org_6000');
+  expect(named('vpn.example.org_6000')).toBe('vpn.example.org_6000');
+  expect(named('[fd00::1]:6000')).toBe('fd00__1_6000');
+  expect(named('x.conf')).toBe('x.conf');
 });
 
 /** Virtual time passes; promises of the client settle in between. */

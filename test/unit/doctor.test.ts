@@ -54,6 +54,20 @@ test('a host in order', async () => {
   expect(about(all, 'resolver')).toEqual(['good: 192.0.2.1']);
 });
 
+test('a lockdown that stayed is named, and the way out of it', async () => {
+  const chain = { family: 'inet', table: 'culvert-lockdown-cvc1', name: 'outgoing' };
+  const locked: Run = async (program, args) =>
+    program === 'nft' && args.includes('ruleset')
+      ? { stdout: JSON.stringify({ nftables: [{ chain }] }), stderr: '' }
+      : run(program, args);
+  const [found, ...others] = (await findings({ run: locked })).filter(
+    ({ check }) => check === 'lockdown',
+  );
+  expect(found?.text).toContain('culvert-lockdown-cvc1');
+  expect(found?.fix).toContain('vpn-client unlock');
+  expect(others).toEqual([]);
+});
+
 test('what is wrong is named with what to type, and the first of it is the exit code', async () => {
   missing = ['nft'];
   writeFileSync(join(folder, 'resolv.conf'), '# Written by vpn-client\nnameserver 10.9.0.1\n');
