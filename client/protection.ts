@@ -17,6 +17,7 @@ import {
 
 /** Tables whose name begins so stay when their client ends. */
 const LOCKDOWN = 'culvert-lockdown-';
+const PROTECTION = 'culvert-protect-';
 
 export interface ProtectionOptions {
   readonly device: string;
@@ -42,7 +43,7 @@ export class Protection {
 
   constructor(options: ProtectionOptions) {
     this.#options = options;
-    this.#table = `${options.lockdown ? LOCKDOWN : 'culvert-protect-'}${options.device}`;
+    this.#table = `${options.lockdown ? LOCKDOWN : PROTECTION}${options.device}`;
   }
 
   get state(): ProtectionState {
@@ -140,9 +141,15 @@ export class Protection {
 
 /** Tables of clients that were in lockdown. Errors: COMMAND_FAILED, COMMAND_MISSING. */
 export async function readLockdowns(run: Run): Promise<string[]> {
+  return (await readClosures(run)).filter((table) => table.startsWith(LOCKDOWN));
+}
+
+/** Tables that let nothing out but their own tunnel. Errors: COMMAND_FAILED, COMMAND_MISSING. */
+export async function readClosures(run: Run): Promise<string[]> {
   const { chains } = await readRuleset(run);
-  const names = chains.filter((c) => c.family === 'inet' && c.table.startsWith(LOCKDOWN));
-  return [...new Set(names.map((c) => c.table))];
+  const ours = ({ family, table }: (typeof chains)[number]): boolean =>
+    family === 'inet' && (table.startsWith(LOCKDOWN) || table.startsWith(PROTECTION));
+  return [...new Set(chains.filter(ours).map(({ table }) => table))];
 }
 
 /** Ends every lockdown. Result: the tables removed. Errors: COMMAND_FAILED, COMMAND_MISSING. */
