@@ -102,9 +102,17 @@ function noteSixth(
 /** Writes people down, all or nobody. Throws what the store throws. */
 export function storePeople(people: readonly ImportedPeer[], store: Store, now: number): void {
   store.atomically(() => {
+    const reserved = new Map(store.reservations().map((known) => [known.name, known]));
     for (const { publicKey, presharedKey, name, address, networks } of people) {
       if (publicKey === null) {
-        store.addReservation({ name, address, networks, created: now });
+        // OpenVPN keeps addresses in one place and networks in the other: the later adds to the earlier.
+        const before = reserved.get(name);
+        store.addReservation({
+          name,
+          address: address ?? before?.address ?? null,
+          networks: networks.length > 0 ? networks : (before?.networks ?? []),
+          created: now,
+        });
       } else {
         store.addPeer({ publicKey, name, presharedKey, origin: 'profile', created: now, address });
         store.changePeer(publicKey, { networks }, now);

@@ -154,6 +154,22 @@ describe('OpenVPN', () => {
     expect(h.profile(3, 'laptop')).toBe('192.168.1.2');
   });
 
+  it.each([
+    ['list first', ['ipp.txt', 'ccd']],
+    ['list last', ['ccd', 'ipp.txt']],
+  ])('brings the address of the list and the networks of the folder together, %s', (_, order) => {
+    file('ipp.txt', 'office,192.168.1.20\n');
+    mkdirSync(join(folder, 'ccd'));
+    writeFileSync(join(folder, 'ccd', 'office'), 'iroute 10.20.0.0 255.255.0.0\n');
+    for (const from of order) {
+      const sources = { registry: h.registry, invites: [], now: h.now };
+      importPeople(readImport(join(folder, from)).peers, sources, false);
+    }
+    h.restart();
+    expect(h.profile(1, 'office')).toBe('192.168.1.20');
+    expect(h.specOf(key(1))?.allowedIps).toEqual(['192.168.1.20/32', '10.20.0.0/16']);
+  });
+
   it('keeps whole names, also those that begin with a word of the comments', () => {
     const list = 'client-anna,192.168.1.2\nclient,192.168.1.3\nName,192.168.1.4\n';
     const names = readImport(file('ipp.txt', list)).peers.map((p) => p.name);
