@@ -12,14 +12,17 @@ export interface PresenceOptions {
   readonly registry: Registry;
   readonly events: Events;
   readonly log: Logger;
-  /** Writes down where these are; called once for all of a turn of the event loop. */
+  /** Writes down where these are; called once for all that were seen within GATHER_MS. */
   readonly onSeen: (peers: ReadonlySet<PeerId>) => void;
 }
+
+/** A storm of arrivals is a few writes, not one for each: they cost more than the handshakes. */
+const GATHER_MS = 50;
 
 export class Presence {
   readonly #options: PresenceOptions;
   readonly #connected = new Set<PeerId>();
-  /** Seen in this turn of the event loop. */
+  /** Seen, and not written down yet. */
   #seen = new Set<PeerId>();
 
   constructor(options: PresenceOptions) {
@@ -65,11 +68,11 @@ export class Presence {
   #see(peer: PeerId): void {
     this.#seen.add(peer);
     if (this.#seen.size > 1) return;
-    setImmediate(() => {
+    setTimeout(() => {
       const seen = this.#seen;
       this.#seen = new Set();
       this.#options.onSeen(seen);
-    });
+    }, GATHER_MS).unref();
   }
 
   #nameOf(peer: PeerId): string | undefined {

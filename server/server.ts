@@ -395,7 +395,7 @@ class Server {
 
   #recordSeen(peers: ReadonlySet<PeerId>): void {
     if (this.#closing !== null) return;
-    this.#trySightings([...this.#engine.peers()].filter((status) => peers.has(status.peer)));
+    this.#trySightings([...peers].flatMap((peer) => this.#engine.peer(peer) ?? []));
   }
 
   #trySightings(statuses: Iterable<PeerStatus>): void {

@@ -7,12 +7,12 @@
 import {
   createCipheriv,
   createDecipheriv,
-  createHash,
   createHmac,
   createPrivateKey,
   createPublicKey,
   diffieHellman,
   generateKeyPairSync,
+  hash as hashOnce,
   type KeyObject,
   randomBytes as nodeRandomBytes,
   scryptSync,
@@ -75,11 +75,9 @@ export function dh(own: DhPrivate, remote: DhPublic): Uint8Array | null {
   }
 }
 
-/** BLAKE2s-256 over the parts in order (RFC 7693). */
+/** BLAKE2s-256 over the parts in order (RFC 7693). In one call: half the time of a hash object. */
 export function hash(...parts: readonly Uint8Array[]): Uint8Array {
-  const h = createHash('blake2s256');
-  for (const p of parts) h.update(p);
-  return h.digest();
+  return hashOnce('blake2s256', concat(...parts), 'buffer');
 }
 
 /** HMAC-BLAKE2s-256, block size 64 (RFC 2104); not the keyed mode of BLAKE2s. */
