@@ -17,8 +17,8 @@ namespace {
 
 enum class Source : uint32_t { kWake, kTun, kUdp4, kUdp6 };
 
-// RFC 6040, normal mode, as kernel WireGuard does it: congestion experienced inside must not be
-// signalled outside, or the outer path would be blamed twice.
+// RFC 3168 section 9.1.1, full functionality, as kernel WireGuard does it: congestion met inside
+// must not be signalled outside, or the outer path would be blamed twice.
 uint8_t outer_ecn(const uint8_t* packet) {
   const uint8_t inner = packet[0] >> 4 == 4 ? packet[1] & 3 : (packet[1] >> 4) & 3;
   return inner == 3 ? 2 : inner;

@@ -97,7 +97,7 @@ test('traffic in both directions is back without waiting for a client to notice'
     });
     console.log('silence in seconds after kill -9 of vpn-server:', seconds);
     for (const [way] of ways)
-      expect([way, seconds[way]! < UNAIDED_SECONDS - 3]).toEqual([way, true]);
+      expect([way, seconds[way]! < UNAIDED_SECONDS / 2]).toEqual([way, true]);
   });
 });
 
