@@ -1,6 +1,6 @@
 import { defineConfig } from 'vitest/config';
 
-/** Namespace tests need root and run beside each other only two at a time. */
+/** Namespace tests need root and mostly wait; three at a time. */
 const NETNS = ['test/netns/**/*.test.ts', 'test/wire/**/*.test.ts', 'test/contract/addon*.test.ts'];
 const SOAK = ['test/soak/**/*.test.ts'];
 
@@ -21,7 +21,7 @@ export default defineConfig({
           name: 'netns',
           include: NETNS,
           pool: 'forks',
-          maxWorkers: 2,
+          maxWorkers: 3,
           testTimeout: 90_000,
           hookTimeout: 60_000,
           sequence: { groupOrder: 1 },

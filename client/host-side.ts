@@ -13,7 +13,7 @@ import { innerAddresses, type Network } from './lease.ts';
 import { NetworkSetup, type Traffic, type Wish } from './network-setup.ts';
 import { protectedLookUp } from './protected-lookup.ts';
 import { Protection } from './protection.ts';
-import type { ProtectionState } from './protection-rules.ts';
+import type { OpenQuery, ProtectionState } from './protection-rules.ts';
 import type { LookUp } from './resolve.ts';
 
 export interface HostSideOptions {
@@ -32,7 +32,7 @@ const TICKS_BETWEEN_LOOKS = 1_000 / TICK_MS;
 const EVERYTHING = ['0.0.0.0/0', '::/0'];
 
 export class HostSide {
-  /** Finds names also while nothing else may leave. */
+  /** Finds names also while nothing else may leave, or goes into a tunnel that may be dead. */
   readonly lookUp: LookUp;
   /** The undo journal, for who changes something else on this host. */
   readonly journal: Journal;
@@ -55,7 +55,8 @@ export class HostSide {
     this.#setup = new NetworkSetup({ device, journal, traffic, mark, run, port: () => this.#port });
     const { protect, lan, lockdown } = traffic;
     this.#protection = protect ? new Protection({ device, journal, run, lan, lockdown }) : null;
-    this.lookUp = this.#protection ? protectedLookUp(this.#protection) : lookUp;
+    const beside = protectedLookUp({ during: (query, ask) => this.#letOut(query, ask) });
+    this.lookUp = (name) => (protect || this.#setup.isFull ? beside(name) : lookUp(name));
   }
 
   /** Mark of our own datagrams; known after prepare(). */
@@ -134,6 +135,12 @@ export class HostSide {
     this.#protection?.set({ state }).catch((error: unknown) => {
       this.#options.log.error({ err: error }, 'the protection could not be changed');
     });
+  }
+
+  /** Past the rules of the protection, and beside the tunnel. */
+  #letOut<T>(query: OpenQuery, ask: () => Promise<T>): Promise<T> {
+    const leave = (): Promise<T> => this.#setup.beside(query.port, ask);
+    return this.#protection === null ? leave() : this.#protection.during(query, leave);
   }
 
   #keepProtection(): void {

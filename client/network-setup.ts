@@ -22,6 +22,7 @@ import {
   type Family,
   fullTunnelChanges,
   type RoutingNumbers,
+  rule,
 } from './full-tunnel.ts';
 import {
   checksSourcesStrictly,
@@ -77,6 +78,8 @@ export class NetworkSetup {
   readonly #applied = new Map<string, number>();
   #numbers: RoutingNumbers | null = null;
   #overlap: Overlap = NOTHING;
+  /** Families whose packets all look into our own table. */
+  #full: readonly Family[] = [];
   #mtu = 0;
 
   constructor(options: SetupOptions) {
@@ -134,6 +137,34 @@ export class NetworkSetup {
     for (const change of wanted) {
       if (this.#applied.has(change.what)) continue;
       this.#applied.set(change.what, await journal.apply(change));
+    }
+    const { carried, blocked } = familiesOf(wish.network, wish.full);
+    this.#full = this.#options.traffic.netns === null ? [...carried, ...blocked] : [];
+  }
+
+  /** Everything goes through the tunnel now, so that what is to go beside it needs a way. */
+  get isFull(): boolean {
+    return this.#full.length > 0;
+  }
+
+  /** Lets UDP from the local port `port` go beside a full tunnel while `body` runs. */
+  async beside<T>(port: number, body: () => Promise<T>): Promise<T> {
+    const { journal } = this.#options;
+    const rules: number[] = [];
+    try {
+      for (const family of this.#full) {
+        const selector = ['ipproto', 'udp', 'sport', String(port), 'lookup', 'main'];
+        const change = rule(
+          'a look-up beside the tunnel',
+          family,
+          (await this.numbers()).port,
+          selector,
+        );
+        rules.push(await journal.apply(change));
+      }
+      return await body();
+    } finally {
+      for (const id of rules) await journal.undo(id);
     }
   }
 

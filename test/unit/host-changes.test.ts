@@ -301,3 +301,29 @@ test('a program that may not be journalled is not run', async () => {
   await expect(new Journal(path, host.run).apply(bad)).rejects.toThrow();
   expect(host.ran).toEqual([]);
 });
+
+test('a look-up goes beside a full tunnel while it lasts, and there alone', async () => {
+  const host = new FakeHost();
+  host.answer = (line) => (line.includes('-json') ? '[]' : '');
+  const setup = setupOn(host);
+  const around = async (): Promise<string[]> => {
+    await setup.beside(40_000, async () => {
+      host.ran.push('asked');
+    });
+    return host.ran.splice(0);
+  };
+  expect([setup.isFull, await around()]).toEqual([false, ['asked']]);
+  await setup.apply({ ...wish(), full: true });
+  host.ran.splice(0);
+  const { port } = await setup.numbers();
+  const rule = (family: number, verb: string): string =>
+    `ip -${family} rule ${verb} priority ${port} ipproto udp sport 40000 lookup main`;
+  expect(setup.isFull).toBe(true);
+  expect(await around()).toEqual([
+    rule(4, 'add'),
+    rule(6, 'add'),
+    'asked',
+    rule(4, 'del'),
+    rule(6, 'del'),
+  ]);
+});
