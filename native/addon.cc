@@ -480,6 +480,13 @@ Napi::Value send_unix_datagram(const Napi::CallbackInfo& info) {
   return sent.ok() ? info.Env().Undefined() : from_failure(info.Env(), sent.failure(), path);
 }
 
+// peerUser(fd): user id or failure.
+Napi::Value peer_user(const Napi::CallbackInfo& info) {
+  const Result<uint32_t> user = culvert::peer_user(info[0].ToNumber().Int32Value());
+  if (!user.ok()) return from_failure(info.Env(), user.failure());
+  return Napi::Number::New(info.Env(), user.value());
+}
+
 // forbidCoreDumps(): undefined or failure.
 Napi::Value forbid_core_dumps(const Napi::CallbackInfo& info) {
   const Result<Nothing> done = culvert::forbid_core_dumps();
@@ -492,6 +499,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("wall", Napi::Function::New<wall>(env));
   exports.Set("aeadBackends", Napi::Function::New<aead_backends>(env));
   exports.Set("sendUnixDatagram", Napi::Function::New<send_unix_datagram>(env));
+  exports.Set("peerUser", Napi::Function::New<peer_user>(env));
   exports.Set("forbidCoreDumps", Napi::Function::New<forbid_core_dumps>(env));
   return exports;
 }

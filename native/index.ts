@@ -53,6 +53,7 @@ interface Addon {
   wall(): WallTime;
   aeadBackends(): ('ipsec-mb' | 'openssl')[];
   sendUnixDatagram(path: string, text: string): Failure | undefined;
+  peerUser(fd: number): number | Failure;
   forbidCoreDumps(): Failure | undefined;
 }
 
@@ -95,6 +96,12 @@ export function aeadBackends(): readonly ('ipsec-mb' | 'openssl')[] {
 export function sendUnixDatagram(path: string, text: string): string | null {
   const failure = addon().sendUnixDatagram(path, text);
   return failure === undefined ? null : describe(failure);
+}
+
+/** User id of who connected the unix stream socket `fd`; null: the kernel does not say. */
+export function peerUser(fd: number): number | null {
+  const user = addon().peerUser(fd);
+  return typeof user === 'number' ? user : null;
 }
 
 /**

@@ -27,6 +27,15 @@ Result<Nothing> send_unix_datagram(const std::string& path, const std::string& t
   return Nothing{};
 }
 
+Result<uint32_t> peer_user(int fd) {
+  ucred peer{};
+  socklen_t size = sizeof peer;
+  if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0) {
+    return Failure{errno, "ask for the peer's user"};
+  }
+  return static_cast<uint32_t>(peer.uid);
+}
+
 Result<Nothing> forbid_core_dumps() {
   const rlimit none{};
   if (::setrlimit(RLIMIT_CORE, &none) < 0) return Failure{errno, "limit core dumps"};

@@ -1,5 +1,5 @@
 // process.h - what the running program asks of the kernel and Node cannot: datagrams to a unix
-// socket, and no core dumps. Thread: JS thread.
+// socket, who is at the other end of one, and no core dumps. Thread: JS thread.
 #pragma once
 
 #include <string>
@@ -11,6 +11,9 @@ namespace culvert {
 // Sends one datagram to the unix socket at `path`; `@name` is an abstract one, as systemd writes
 // them. Never waits: a full socket is EAGAIN.
 Result<Nothing> send_unix_datagram(const std::string& path, const std::string& text);
+
+// User id of the process that connected the unix stream socket `fd` (SO_PEERCRED, unix(7)).
+Result<uint32_t> peer_user(int fd);
 
 // Keeps this process out of core dumps, also those that go to a pipe, and its memory from other
 // processes of its user: it holds keys. Lost at exec, so children are as they would be.

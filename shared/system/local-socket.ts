@@ -6,6 +6,7 @@
 import { existsSync, unlinkSync } from 'node:fs';
 import { createConnection, createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
+import { peerUser } from '../../native/index.ts';
 import { ERRORS, type ErrorCode, VpnError } from '../errors.ts';
 import { makeDirectory } from './make-directory.ts';
 
@@ -69,6 +70,10 @@ export async function serveLocalSocket(
   }
   const connections = new Set<Socket>();
   const server = createServer((connection) => {
+    if (!isOwner(connection)) {
+      connection.destroy();
+      return;
+    }
     connections.add(connection);
     connection.on('close', () => connections.delete(connection));
     serveConnection(connection, methods);
@@ -90,6 +95,17 @@ export async function serveLocalSocket(
     return closed;
   };
   return { path, close };
+}
+
+/**
+ * The caller is root or our own user, whatever became of the modes of socket and directory: as
+ * the kernel knows it from connect().
+ */
+function isOwner(connection: Socket): boolean {
+  // Node has no public way to the descriptor of a connection.
+  const { _handle: handle } = connection as Socket & { _handle?: { fd?: number } | null };
+  const user = handle?.fd === undefined ? null : peerUser(handle.fd);
+  return user === 0 || user === process.geteuid?.();
 }
 
 /**

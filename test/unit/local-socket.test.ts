@@ -1,7 +1,8 @@
-import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { execFile } from 'node:child_process';
+import { chmodSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createConnection, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import { VpnError } from '../../shared/errors.ts';
 import {
@@ -49,6 +50,38 @@ function raw(path: string, text: string): Promise<string> {
 }
 
 describe('local socket', () => {
+  it.runIf(process.getuid?.() === 0)(
+    'answers its own user and root, whatever the modes',
+    async () => {
+      const path = newPath();
+      await serve(path, { hello: () => 'secret' });
+      for (const open of [root, dirname(path)]) chmodSync(open, 0o755);
+      chmodSync(path, 0o666);
+      const request = '{"jsonrpc":"2.0","id":1,"method":"hello"}\n';
+      const script = [
+        'import socket, sys',
+        's = socket.socket(socket.AF_UNIX); s.settimeout(5); s.connect(sys.argv[1])',
+        'try:\n s.sendall(sys.argv[2].encode()); print(len(s.recv(99)))',
+        'except OSError:\n print(0)',
+      ].join('\n');
+      const as = (user: string): Promise<string> =>
+        new Promise((resolve, reject) => {
+          const args = [
+            '--reuid',
+            user,
+            '--clear-groups',
+            '/usr/bin/python3',
+            '-c',
+            script,
+            path,
+            request,
+          ];
+          execFile('setpriv', args, (error, stdout) => (error ? reject(error) : resolve(stdout)));
+        });
+      expect([Number(await as('0')) > 0, Number(await as('65534'))]).toEqual([true, 0]);
+    },
+  );
+
   it('carries parameters there and results back', async () => {
     const path = newPath();
     await serve(path, {
