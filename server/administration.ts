@@ -17,6 +17,7 @@ import { formatHostPort, formatProfile } from '../shared/profile.ts';
 import type { ServerConfiguration } from './configuration.ts';
 import { endpoint, withPort } from './configuration-values.ts';
 import { timeText } from './expiry.ts';
+import type { Overlap } from './host-check.ts';
 import { type ImportReply, importPeople } from './import.ts';
 import type { ImportedPeer } from './import-file.ts';
 import { Policy } from './policy.ts';
@@ -36,6 +37,8 @@ export interface AdministrationOptions {
   readonly now: () => number;
   /** Address of the host as others see it; null when it cannot be told. */
   readonly outwardAddress: () => Promise<string | null>;
+  /** Links of the host with addresses in `network`. */
+  readonly overlappingLinks: (network: string) => Promise<readonly Overlap[]>;
 }
 
 export interface InviteRequest {
@@ -82,6 +85,11 @@ export interface PeerFacts {
   readonly suspended: boolean;
   /** RFC 3339; null: never. */
   readonly expires: string | null;
+}
+
+export interface SetReply extends PeerFacts {
+  /** What the operator should know, sentences. */
+  readonly notes: readonly string[];
 }
 
 export interface OpenInviteFacts {
@@ -178,9 +186,27 @@ export class Administration {
    * Changes what is settled for a peer. Throws VpnError PEER_UNKNOWN, SETTING_FIXED, NAME_INVALID
    * (the group), ADDRESS_TAKEN, ADDRESS_UNUSABLE, NETWORK_UNUSABLE.
    */
-  set(name: string, change: Partial<PeerSettings>): PeerFacts {
+  async set(name: string, change: Partial<PeerSettings>): Promise<SetReply> {
     if (change.group != null) requireName(change.group);
-    return this.#factsOf(this.#options.registry.change(name, change, this.#now()));
+    const facts = this.#factsOf(this.#options.registry.change(name, change, this.#now()));
+    return { ...facts, notes: await this.#notesOn(change) };
+  }
+
+  /** What a change does not bring about by itself, sentences. */
+  async #notesOn({ group, networks = [] }: Partial<PeerSettings>): Promise<string[]> {
+    const { configuration, overlappingLinks } = this.#options;
+    const notes: string[] = [];
+    if (group != null && !configuration.groups.has(group)) {
+      notes.push(`There is no group ${group} in the settings file yet: nothing is pushed for it.`);
+    }
+    for (const network of networks) {
+      for (const { device, address } of await overlappingLinks(network)) {
+        notes.push(
+          `This host reaches ${network} through ${device} (${address}) and goes on doing so, not through the peer.`,
+        );
+      }
+    }
+    return notes;
   }
 
   /** The line of the first invite is shown once; who lost it needs to know how to get another. */

@@ -2,7 +2,7 @@
 import { Option } from 'commander';
 import { VpnError } from '../shared/errors.ts';
 import type { CommandSpec } from '../shared/program.ts';
-import type { PeerFacts } from './administration.ts';
+import type { SetReply } from './administration.ts';
 import { parseExpiry } from './expiry.ts';
 import { administer, findPlace, type PlaceOptions } from './place.ts';
 import { CONFIG, RUN, STATE } from './place-options.ts';
@@ -45,7 +45,8 @@ export const setCommand: CommandSpec<SetOptions> = {
     const change = changeOf(options);
     const call = { method: 'set', params: { name, change }, create: false };
     const place = findPlace(options, env);
-    const reply = await administer<PeerFacts>(place, call, (a) => a.set(name, change));
+    const reply = await administer<SetReply>(place, call, (a) => a.set(name, change));
+    for (const note of reply.notes) output.warn(note);
     if (output.json) output.print(JSON.stringify(reply));
     else output.talk(`${name} is changed.`);
     return undefined;

@@ -143,7 +143,7 @@ export async function administer<T>(
 async function openAdministration(place: Place, state: ServerState): Promise<Administration> {
   const { createRegistry } = await import('./state.ts');
   const { Administration } = await import('./administration.ts');
-  const { outwardAddress } = await import('./host-check.ts');
+  const { outwardAddress, overlappingLinks } = await import('./host-check.ts');
   const configuration = await readSavedConfiguration(place, state);
   // Nobody can connect to a stopped server.
   const registry = createRegistry(state, configuration, {
@@ -159,6 +159,7 @@ async function openAdministration(place: Place, state: ServerState): Promise<Adm
     configuration,
     now,
     outwardAddress: () => outwardAddress(null),
+    overlappingLinks,
   });
 }
 

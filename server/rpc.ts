@@ -90,9 +90,9 @@ export function localMethods({
       events.add({ type: 'changed', peer: to });
       return reply;
     },
-    set: (input) => {
+    set: async (input) => {
       const { name, change } = check(setParameters, input);
-      const reply = administration.set(name, withoutUndefined(change));
+      const reply = await administration.set(name, withoutUndefined(change));
       events.add({ type: 'changed', peer: name });
       return reply;
     },

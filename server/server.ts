@@ -24,7 +24,7 @@ import { journalPath } from './cleanup.ts';
 import type { ServerConfiguration } from './configuration.ts';
 import { ControlService } from './control-service.ts';
 import { Events } from './events.ts';
-import { defaultDevice, outwardAddress, tunnelOverlaps } from './host-check.ts';
+import { defaultDevice, outwardAddress, overlappingLinks, tunnelOverlaps } from './host-check.ts';
 import { HostSetup } from './host-setup.ts';
 import { formatIpv4 } from './ipv4.ts';
 import type { Member } from './member.ts';
@@ -184,6 +184,7 @@ class Server {
       },
       now: () => clock.wall().seconds,
       outwardAddress: () => outwardAddress(this.#opened?.device ?? null),
+      overlappingLinks,
     });
   }
 

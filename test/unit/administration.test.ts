@@ -25,6 +25,8 @@ describe('Administration', () => {
       configuration: resolveConfiguration({ flags, environment, file: null }),
       now: () => h.now,
       outwardAddress: async () => outward,
+      overlappingLinks: async (network) =>
+        network === '10.9.0.0/16' ? [{ device: 'eth0', address: '10.9.0.1/24' }] : [],
     });
   const ask = (name: string, more: { endpoints?: string[]; address?: string } = {}) => ({
     ...{ name, endpoints: more.endpoints ?? [], address: more.address ?? null },
@@ -46,6 +48,21 @@ describe('Administration', () => {
     const [record] = h.store.invites();
     expect(record?.publicKey).toEqual(publicKeyOf(invite.privateKey));
     expect(h.specOf(publicKeyOf(invite.privateKey))).toBeDefined();
+  });
+
+  it('says what a change of a peer does not bring about', async () => {
+    const admin = make();
+    await admin.profile(ask('office', { endpoints: ['vpn.example.org'] }));
+    const notes = async (change: Parameters<typeof admin.set>[1]) =>
+      (await admin.set('office', change)).notes;
+    expect(await notes({ networks: ['10.8.0.0/16'] })).toEqual([]);
+    expect(await notes({ networks: ['10.9.0.0/16'] })).toEqual([
+      'This host reaches 10.9.0.0/16 through eth0 (10.9.0.1/24) and goes on doing so, not through the peer.',
+    ]);
+    expect(await notes({ group: 'nobody' })).toEqual([
+      'There is no group nobody in the settings file yet: nothing is pushed for it.',
+    ]);
+    expect(await notes({ group: null })).toEqual([]);
   });
 
   it('makes a stock profile that is complete, and keeps only its public key', async () => {

@@ -38,6 +38,7 @@ function print(name: string, endpoints: string[] = []) {
     configuration,
     now: () => h.now,
     outwardAddress: async () => '192.0.2.7',
+    overlappingLinks: async () => [],
   }).profile({ name, endpoints, address: null });
 }
 
