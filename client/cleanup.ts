@@ -9,17 +9,20 @@ import { readLockdowns, unlock } from './protection.ts';
 import { readStatus } from './running.ts';
 
 /**
- * Undoes the journals of all clients of a run directory, newest change first. Exit code 1 when
- * something stays. Errors: ALREADY_RUNNING when one of them runs, STATE_UNUSABLE, NO_NET_ADMIN.
+ * Undoes the journals of the clients of a run directory that are gone, newest change first. Exit
+ * code 1 when something stays. Errors: ALREADY_RUNNING when all of them run, NO_NET_ADMIN.
  */
 export async function cleanUp(place: Place, lockdown: boolean, output: Output): Promise<ExitCode> {
   const tunnels = tunnelsWithJournal(place);
   if (tunnels.length > 0 || lockdown) requireNetAdmin();
-  for (const tunnel of tunnels) await requireStopped(place, tunnel);
   const undone: string[] = [];
   const failed: string[] = [];
-  for (const tunnel of tunnels) {
-    const journal = new Journal(placeOfTunnel(place, tunnel).journalPath);
+  for (const tunnel of await stoppedOf(place, tunnels, output)) {
+    const journal = openJournal(placeOfTunnel(place, tunnel).journalPath, output);
+    if (journal === null) {
+      failed.push(`the journal of ${tunnel}`);
+      continue;
+    }
     const before = journal.pending;
     for (const { what, error } of await journal.undoAll()) {
       failed.push(what);
@@ -50,13 +53,41 @@ async function hintAtLockdown(output: Output): Promise<void> {
   if (tables.length > 0) output.talk('this host is locked down; `vpn-client unlock` ends it');
 }
 
-async function requireStopped(place: Place, tunnel: string): Promise<void> {
-  const status = await readStatus(place, tunnel).catch((error: unknown) => {
-    if (error instanceof VpnError && error.code === 'NOT_RUNNING') return null;
+/** null, with a warning: it is damaged; the journals of others are good all the same. */
+function openJournal(path: string, output: Output): Journal | null {
+  try {
+    return new Journal(path);
+  } catch (error) {
+    if (!(error instanceof VpnError) || error.code !== 'STATE_UNUSABLE') throw error;
+    output.warn(error.message);
+    return null;
+  }
+}
+
+/** Those whose clients are gone. Errors: ALREADY_RUNNING when that is none of several or one. */
+async function stoppedOf(
+  place: Place,
+  tunnels: readonly string[],
+  output: Output,
+): Promise<readonly string[]> {
+  const running: string[] = [];
+  for (const tunnel of tunnels) if (await isRunning(place, tunnel)) running.push(tunnel);
+  const [first] = running;
+  if (first !== undefined && running.length === tunnels.length) {
+    throw new VpnError('ALREADY_RUNNING', `the client of ${first} is running`, {
+      hint: `Run \`vpn-client disconnect ${first}\`: it undoes its changes itself.`,
+    });
+  }
+  for (const tunnel of running) output.talk(`left alone: the client of ${tunnel} is running`);
+  return tunnels.filter((tunnel) => !running.includes(tunnel));
+}
+
+async function isRunning(place: Place, tunnel: string): Promise<boolean> {
+  try {
+    await readStatus(place, tunnel);
+    return true;
+  } catch (error) {
+    if (error instanceof VpnError && error.code === 'NOT_RUNNING') return false;
     throw error;
-  });
-  if (status === null) return;
-  throw new VpnError('ALREADY_RUNNING', `the client of ${tunnel} is running`, {
-    hint: `Run \`vpn-client disconnect ${tunnel}\`: it undoes its changes itself.`,
-  });
+  }
 }
