@@ -96,20 +96,20 @@ void test_threads() {
   Bench bench;
   Peer& peer = *bench.peer;
   std::atomic<bool> over{false};
-  uint64_t carried = 0;
-  uint64_t flushed = 0;
+  std::atomic<uint64_t> sent{0};
   std::thread worker([&] {
     const uint8_t packet[] = {1, 2, 3};
     Grant grant;
     while (!over.load()) {
       if (peer.grant(1, 64, true, kNow, &grant) == Peer::Leave::kGranted) {
-        carried++;
+        sent++;
       } else if (peer.stage(packet, 3, kNow) == Staging::kKeyCame) {
-        flushed += peer.take_staged().size();
+        sent += peer.take_staged().size();
       }
     }
   });
-  for (int i = 0; i < kRounds; i++) {
+  // On a busy machine the other thread may begin late.
+  for (int i = 0; i < kRounds || (sent.load() == 0 && i < 100 * kRounds); i++) {
     peer.drop_keypairs();
     (void)bench.install(Role::kInitiator, ++bench.last_index, kNow);
     (void)peer.take_staged();
@@ -117,7 +117,7 @@ void test_threads() {
   over.store(true);
   worker.join();
   CHECK(peer.take_staged().empty());
-  CHECK(carried + flushed > 0);
+  CHECK(sent.load() > 0);
 }
 
 }  // namespace
