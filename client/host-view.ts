@@ -26,6 +26,7 @@ export interface HostView {
 /** Where the host's name servers are written; the second one has those behind systemd's stub. */
 const RESOLVER_FILES = ['/etc/resolv.conf', '/run/systemd/resolve/resolv.conf'];
 const RP_FILTER = '/proc/sys/net/ipv4/conf';
+const FORWARDING = '/proc/sys/net';
 
 interface RouteRow {
   readonly dst?: string;
@@ -117,6 +118,21 @@ export function checksSourcesStrictly(folder = RP_FILTER): boolean {
   } catch {
     return false;
   }
+}
+
+/**
+ * Whether the host routes packets of others. In a namespace of the tunnel's own live programs, no
+ * links of others.
+ */
+export function forwards(netns: string | null, folder = FORWARDING): boolean {
+  if (netns !== null) return false;
+  return ['ipv4/ip_forward', 'ipv6/conf/all/forwarding'].some((file) => {
+    try {
+      return readFileSync(`${folder}/${file}`, 'utf8').trim() !== '0';
+    } catch {
+      return false;
+    }
+  });
 }
 
 /** Rows of `ip -json`; a host without IPv6 has none. */

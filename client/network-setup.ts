@@ -10,7 +10,7 @@ import type { HostChange, Journal, UndoFailure } from '../shared/system/journal.
 import {
   addAddressArgs,
   addRouteArgs,
-  bringUp,
+  bringUpArgs,
   removeAddressArgs,
   removeRouteArgs,
   routeTo,
@@ -26,6 +26,7 @@ import {
 } from './full-tunnel.ts';
 import {
   checksSourcesStrictly,
+  forwards,
   type HostView,
   readHostView,
   readTakenNumbers,
@@ -121,11 +122,11 @@ export class NetworkSetup {
    * the journal and is undone by undo().
    */
   async apply(wish: Wish): Promise<void> {
-    const { device, journal } = this.#options;
+    const { journal } = this.#options;
     const { mtu } = wish.network;
     if (mtu !== this.#mtu) {
       // The device is ours and goes with this process: its MTU and state need no undo.
-      await bringUp(device, mtu, this.#inside);
+      await this.#bringUp(mtu);
       this.#mtu = mtu;
     }
     const wanted = await this.plan(wish);
@@ -140,6 +141,11 @@ export class NetworkSetup {
     }
     const { carried, blocked } = familiesOf(wish.network, wish.full);
     this.#full = this.#options.traffic.netns === null ? [...carried, ...blocked] : [];
+  }
+
+  async #bringUp(mtu: number): Promise<void> {
+    const { device, traffic } = this.#options;
+    await this.#inside('ip', bringUpArgs(device, mtu, forwards(traffic.netns)));
   }
 
   /** Everything goes through the tunnel now, so that what is to go beside it needs a way. */
@@ -173,7 +179,7 @@ export class NetworkSetup {
    * the difference, and makes again what is applied. Errors: COMMAND_FAILED.
    */
   async restore(wish: Wish): Promise<void> {
-    await bringUp(this.#options.device, wish.network.mtu, this.#inside);
+    await this.#bringUp(wish.network.mtu);
     await this.apply(wish);
     for (const { what, apply, input } of await this.plan(wish)) {
       if (!this.#applied.has(what)) continue;

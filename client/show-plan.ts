@@ -6,10 +6,11 @@ import { ExitCode } from '../shared/errors.ts';
 import { formatHostPort } from '../shared/profile.ts';
 import type { Output } from '../shared/program.ts';
 import { type Command, Journal } from '../shared/system/journal.ts';
-import { setMtuArgs } from '../shared/system/link.ts';
+import { bringUpArgs } from '../shared/system/link.ts';
 import { run } from '../shared/system/run.ts';
 import { Dns, type DnsChange, dnsOptions, dnsWish } from './dns.ts';
 import { deviceNameOf } from './host.ts';
+import { forwards } from './host-view.ts';
 import { NetworkSetup, namespaceItself, type Traffic } from './network-setup.ts';
 import type { TunnelPlace } from './place.ts';
 import { planTunnel } from './plan.ts';
@@ -60,7 +61,8 @@ export async function showPlan(request: PlanRequest, output: Output): Promise<Ex
   if (network !== null) {
     const { mtu } = network;
     const where = traffic.netns === null ? [] : ['-n', traffic.netns];
-    const command: Command = ['ip', ...where, ...setMtuArgs(device, mtu), 'up'];
+    const up = bringUpArgs(device, mtu, forwards(traffic.netns));
+    const command: Command = ['ip', ...where, ...up];
     steps.push({ what: `MTU ${mtu} on ${device}`, command, input: null, undo: null });
     const full = traffic.full === 'yes';
     const changes = await setup.plan({ network, full, endpoints: [] });

@@ -10,8 +10,7 @@
 namespace culvert {
 namespace {
 
-// On one or two cores a second worker only adds switches; beyond eight the tun's queues are not
-// the limit any more (docs/adr/0002-threads.md).
+// Beyond eight the tun's queues are not the limit any more (docs/adr/0002-threads.md).
 constexpr uint32_t kMostDefaultWorkers = 8;
 constexpr uint32_t kMostWorkers = 64;
 
@@ -19,7 +18,6 @@ uint32_t default_workers() {
   cpu_set_t set;
   CPU_ZERO(&set);
   const int cores = ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-  if (cores <= 2) return 1;
   return std::min<uint32_t>(static_cast<uint32_t>(cores), kMostDefaultWorkers);
 }
 

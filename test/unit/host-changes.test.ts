@@ -1,14 +1,29 @@
 /** Programs of the host, the undo journal, and the network of a client over both. */
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { forwards } from '../../client/host-view.ts';
 import type { Network } from '../../client/lease.ts';
 import { NetworkSetup } from '../../client/network-setup.ts';
 import { resolveEndpoints } from '../../client/resolve.ts';
 import { VpnError } from '../../shared/errors.ts';
 import { Journal } from '../../shared/system/journal.ts';
-import { deviceNameError, readLink, readLinks, routeTo } from '../../shared/system/link.ts';
+import {
+  bringUpArgs,
+  deviceNameError,
+  readLink,
+  readLinks,
+  routeTo,
+} from '../../shared/system/link.ts';
 import { commandFailure, type Run, run } from '../../shared/system/run.ts';
 
 let folder: string;
@@ -169,6 +184,40 @@ const wish = (change: Partial<Network> = {}) => ({
   endpoints: [],
 });
 
+/** What brings the link up on the host that runs the test. */
+const upCommand = (mtu: number) => ['ip', ...bringUpArgs('cvc0', mtu, forwards(null))].join(' ');
+
+test.each([
+  ['as many segments as one sealed message of 65,507 bytes holds', 1420, false, '45'],
+  ['for IPv6 as well, whose smallest MTU it is', 1280, false, '49'],
+  ['never more than UDP_SEGMENT takes', 576, false, '64'],
+  ['one at least', 65_535, false, '1'],
+  ["the kernel's own limit where others' packets are forwarded", 1420, true, '65535'],
+])('the tunnel is handed %s (MTU %i)', (_what, mtu, forwarding, segments) => {
+  const args = bringUpArgs('cvc0', mtu, forwarding);
+  expect(args[args.indexOf('gso_max_segs') + 1]).toBe(segments);
+});
+
+test('a host forwards when either family says so, and not inside a namespace for programs', () => {
+  const write = (family4: string, family6: string) => {
+    for (const [file, value] of [
+      ['ipv4/ip_forward', family4],
+      ['ipv6/conf/all/forwarding', family6],
+    ] as const) {
+      mkdirSync(join(folder, dirname(file)), { recursive: true });
+      writeFileSync(join(folder, file), `${value}\n`);
+    }
+  };
+  expect(forwards(null, folder)).toBe(false);
+  write('0', '0');
+  expect(forwards(null, folder)).toBe(false);
+  write('1', '0');
+  expect(forwards(null, folder)).toBe(true);
+  write('0', '1');
+  expect(forwards(null, folder)).toBe(true);
+  expect(forwards('programs', folder)).toBe(false);
+});
+
 function setupOn(host: FakeHost): NetworkSetup {
   return new NetworkSetup({
     device: 'cvc0',
@@ -185,7 +234,7 @@ test('a network is applied step by step, then only its difference, then undone',
   const setup = setupOn(host);
   await setup.apply(wish());
   expect(host.ran.splice(0)).toEqual([
-    'ip link set dev cvc0 mtu 1400 up',
+    upCommand(1400),
     'ip address add 192.168.1.2/24 dev cvc0',
     'ip address add fd00::2/64 dev cvc0 nodad',
     'ip -4 route add 10.5.0.0/16 dev cvc0',
@@ -194,7 +243,7 @@ test('a network is applied step by step, then only its difference, then undone',
   expect(host.ran).toEqual([]);
   await setup.apply(wish({ addresses: ['192.168.1.9/24', 'fd00::2/64'], mtu: 1380 }));
   expect(host.ran.splice(0)).toEqual([
-    'ip link set dev cvc0 mtu 1380 up',
+    upCommand(1380),
     'ip address del 192.168.1.2/24 dev cvc0',
     'ip address add 192.168.1.9/24 dev cvc0',
   ]);

@@ -18,7 +18,7 @@ export const TUNNELS = {
   'culvert-packets': (context) => startCulvert(context, { ...NO_TUN, ...NO_UDP }),
   'culvert-tun': (context) => startCulvert(context, NO_UDP),
   'culvert-tun-gso': (context) => startCulvert(context, { CULVERT_OFFLOAD_UDP_GRO: 'off' }),
-  'culvert-2-workers': (context) => startCulvert(context, { CULVERT_WORKERS: '2' }),
+  'culvert-1-worker': (context) => startCulvert(context, { CULVERT_WORKERS: '1' }),
   'wireguard-go': startWireguardGo,
   openvpn: (context) => startOpenvpn(context, 'AES-256-GCM'),
   'openvpn-chacha': (context) => startOpenvpn(context, 'CHACHA20-POLY1305'),
