@@ -52,9 +52,13 @@ Outcome refuse(const char* step, std::string value) {
   return Misfit{{EINVAL, step}, std::move(value)};
 }
 
+Outcome refuse_length(const char* step, const Bytes& given) {
+  return refuse(step, std::to_string(given.size()) + " bytes");
+}
+
 Outcome read_key(const Napi::Value& from, uint8_t out[kKeyBytes]) {
   const Bytes key = bytes(from);
-  if (key.size() != kKeyBytes) return refuse("read key", std::to_string(key.size()) + " bytes");
+  if (key.size() != kKeyBytes) return refuse_length("read key", key);
   std::memcpy(out, key.data(), kKeyBytes);
   return {};
 }
@@ -77,34 +81,27 @@ Outcome read_endpoint(const Napi::Value& from, Endpoint* out) {
   return {};
 }
 
-Outcome read_listen(const Napi::Value& from, Listen* out) {
+Listen read_listen(const Napi::Value& from) {
   const auto object = from.As<Napi::Object>();
-  out->port = static_cast<uint16_t>(word(object.Get("port")));
-  out->address = text(object.Get("address"));
-  return {};
+  return {.port = static_cast<uint16_t>(word(object.Get("port"))),
+          .address = text(object.Get("address"))};
 }
 
-Outcome read_addresses(const Napi::Value& from, std::vector<IpAddress>* out) {
-  const auto array = from.As<Napi::Array>();
-  for (uint32_t i = 0; i < array.Length(); i++) {
-    const std::string literal = text(array.Get(i));
-    IpAddress address;
-    if (!parse_address(literal.c_str(), &address)) return refuse("read address", literal);
-    out->push_back(address);
-  }
-  return {};
-}
-
-Outcome read_prefixes(const Napi::Value& from, std::vector<Prefix>* out) {
+// A list of literals; `step` is what failed when `parse` refuses one.
+template <typename Item>
+Outcome read_literals(const Napi::Value& from, const char* step, bool (*parse)(const char*, Item*),
+                      std::vector<Item>* out) {
   const auto array = from.As<Napi::Array>();
   out->reserve(array.Length());
   for (uint32_t i = 0; i < array.Length(); i++) {
     const std::string literal = text(array.Get(i));
-    Prefix prefix;
-    if (!parse_prefix(literal.c_str(), &prefix)) return refuse("read allowed IPs", literal);
-    out->push_back(prefix);
+    if (!parse(literal.c_str(), &out->emplace_back())) return refuse(step, literal);
   }
   return {};
+}
+
+Outcome read_addresses(const Napi::Value& from, std::vector<IpAddress>* out) {
+  return read_literals(from, "read address", parse_address, out);
 }
 
 ClientToClient read_client_to_client(const Napi::Value& from) {
@@ -144,6 +141,12 @@ Napi::Value from_failure(Napi::Env env, const Failure& failure, const std::strin
 
 Napi::Value from_misfit(Napi::Env env, const Outcome& misfit) {
   return from_failure(env, misfit->failure, misfit->value);
+}
+
+// undefined or failure; `value`: what it was about.
+Napi::Value from_result(Napi::Env env, const Result<Nothing>& result,
+                        const std::string& value = "") {
+  return result.ok() ? env.Undefined() : from_failure(env, result.failure(), value);
 }
 
 const char* aead_name(AeadKind kind) {
@@ -243,7 +246,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     options.workers = word(object.Get("workers"));
     options.aead = read_aead(object.Get("aead"));
     options.offloads = read_offloads(object.Get("offloads"));
-    (void)read_listen(object.Get("listen"), &options.listen);
+    options.listen = read_listen(object.Get("listen"));
     Outcome misfit = read_key(object.Get("publicKey"), options.public_key);
     if (!misfit) misfit = read_addresses(object.Get("addresses"), &options.addresses);
     if (misfit) return from_misfit(env, misfit);
@@ -273,7 +276,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     Reconfiguration change;
     Outcome misfit;
     if (const Napi::Value value = object.Get("listen"); value.IsObject()) {
-      misfit = read_listen(value, &change.listen.emplace());
+      change.listen = read_listen(value);
     }
     if (const Napi::Value value = object.Get("publicKey"); value.IsTypedArray()) {
       misfit = read_key(value, change.public_key.emplace(kKeyBytes).data());
@@ -309,7 +312,9 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
       change = EndpointChange::kSet;
       misfit = read_endpoint(to, &endpoint);
     }
-    if (!misfit) misfit = read_prefixes(object.Get("allowedIps"), &prefixes);
+    if (!misfit) {
+      misfit = read_literals(object.Get("allowedIps"), "read allowed IPs", parse_prefix, &prefixes);
+    }
     if (misfit) return from_misfit(env, misfit);
     device_->set_peer(word(info[0]), key, change, endpoint, prefixes);
     return env.Undefined();
@@ -354,16 +359,12 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     const Napi::Env env = info.Env();
     const Bytes message = bytes(info[2]);
     if (message.size() != kInitiationBytes && message.size() != kResponseBytes) {
-      return from_failure(env, {EINVAL, "read handshake message"},
-                          std::to_string(message.size()) + " bytes");
+      return from_misfit(env, refuse_length("read handshake message", message));
     }
     Endpoint to;
     const bool given = info[1].IsObject();
-    if (given) {
-      if (const Outcome misfit = read_endpoint(info[1], &to)) {
-        return from_misfit(env, misfit);
-      }
-    }
+    const Outcome misfit = given ? read_endpoint(info[1], &to) : Outcome();
+    if (misfit) return from_misfit(env, misfit);
     return Napi::Boolean::New(env, device_->send_handshake(word(info[0]), given ? &to : nullptr,
                                                            message.data(), message.size()));
   }
@@ -373,8 +374,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     const Napi::Env env = info.Env();
     const Bytes inner = bytes(info[1]);
     if (inner.size() > kMaxInnerBytes) {
-      return from_failure(env, {EMSGSIZE, "send inner packet"},
-                          std::to_string(inner.size()) + " bytes");
+      return from_misfit(env, refuse_length("read inner packet", inner));
     }
     return Napi::Boolean::New(env, device_->send_inner(word(info[0]), inner.data(), inner.size()));
   }
@@ -448,7 +448,7 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
   std::unique_ptr<Device> device_;
 };
 
-// ---- clock, back ends, process --------------------------------------------------------------
+// ---- clock and process ----------------------------------------------------------------------
 
 // now(): milliseconds of CLOCK_BOOTTIME.
 Napi::Value now(const Napi::CallbackInfo& info) {
@@ -463,21 +463,10 @@ Napi::Value wall(const Napi::CallbackInfo& info) {
                      std::pair("nanoseconds", static_cast<double>(t.tv_nsec)));
 }
 
-// aeadBackends(): names of the AEAD back ends that work here.
-Napi::Value aead_backends(const Napi::CallbackInfo& info) {
-  auto names = Napi::Array::New(info.Env());
-  uint32_t n = 0;
-  for (const AeadKind kind : {AeadKind::kIpsecMb, AeadKind::kOpenssl}) {
-    if (aead_available(kind)) names.Set(n++, aead_name(kind));
-  }
-  return names;
-}
-
 // sendUnixDatagram(path, text): undefined or failure.
 Napi::Value send_unix_datagram(const Napi::CallbackInfo& info) {
   const std::string path = text(info[0]);
-  const Result<Nothing> sent = culvert::send_unix_datagram(path, text(info[1]));
-  return sent.ok() ? info.Env().Undefined() : from_failure(info.Env(), sent.failure(), path);
+  return from_result(info.Env(), culvert::send_unix_datagram(path, text(info[1])), path);
 }
 
 // peerUser(fd): user id or failure.
@@ -489,15 +478,13 @@ Napi::Value peer_user(const Napi::CallbackInfo& info) {
 
 // forbidCoreDumps(): undefined or failure.
 Napi::Value forbid_core_dumps(const Napi::CallbackInfo& info) {
-  const Result<Nothing> done = culvert::forbid_core_dumps();
-  return done.ok() ? info.Env().Undefined() : from_failure(info.Env(), done.failure());
+  return from_result(info.Env(), culvert::forbid_core_dumps());
 }
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("NativeDevice", NativeDevice::define(env));
   exports.Set("now", Napi::Function::New<now>(env));
   exports.Set("wall", Napi::Function::New<wall>(env));
-  exports.Set("aeadBackends", Napi::Function::New<aead_backends>(env));
   exports.Set("sendUnixDatagram", Napi::Function::New<send_unix_datagram>(env));
   exports.Set("peerUser", Napi::Function::New<peer_user>(env));
   exports.Set("forbidCoreDumps", Napi::Function::New<forbid_core_dumps>(env));

@@ -13,6 +13,8 @@ namespace {
 // Beyond eight the tun's queues are not the limit any more (docs/adr/0002-threads.md).
 constexpr uint32_t kMostDefaultWorkers = 8;
 constexpr uint32_t kMostWorkers = 64;
+// Between two looks at the host: forwarding is rarely switched, and a look opens two files.
+constexpr uint64_t kHostLookMs = 1000;
 
 uint32_t default_workers() {
   cpu_set_t set;
@@ -244,6 +246,7 @@ bool Device::send_inner(uint32_t id, const uint8_t* packet, size_t bytes) {
 
 size_t Device::read_stats(uint64_t* rows, size_t capacity, size_t columns) {
   size_t row = 0;
+  look_at_host();
   if (capacity > 0) write_device_row(rows, columns);
   row++;
   for (const auto& [id, peer] : peers_) {
@@ -253,10 +256,17 @@ size_t Device::read_stats(uint64_t* rows, size_t capacity, size_t columns) {
   return row;
 }
 
+// The kernel tells nobody when forwarding is switched, so it is asked.
+void Device::look_at_host() {
+  const uint64_t now = now_ms();
+  if (now < next_look_) return;
+  next_look_ = now + kHostLookMs;
+  shared_.host_forwards.store(tun_.forwards(), std::memory_order_relaxed);
+}
+
 // DeviceColumn in shared/dataplane.ts.
 void Device::write_device_row(uint64_t* row, size_t columns) {
   std::memset(row, 0, columns * sizeof *row);
-  shared_.host_forwards.store(tun_.forwards(), std::memory_order_relaxed);
   const uint64_t now = now_ms();
   uint64_t receive_buffer = 0;
   uint64_t send_buffer = 0;

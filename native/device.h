@@ -79,7 +79,8 @@ class Device {
                                     size_t bytes);
   // At most kMaxInnerBytes. False: no usable key.
   [[nodiscard]] bool send_inner(uint32_t id, const uint8_t* packet, size_t bytes);
-  // Device row, then one row per peer, as many as fit. Returns how many there are.
+  // Device row, then one row per peer, as many as fit. Returns how many there are. The one call
+  // that comes again and again, so it also looks at the host when that is due.
   [[nodiscard]] size_t read_stats(uint64_t* rows, size_t capacity, size_t columns);
 
   [[nodiscard]] EventRing& events() { return shared_.events; }
@@ -93,6 +94,8 @@ class Device {
   [[nodiscard]] std::shared_ptr<Tables> copy_tables() const;
   void publish(std::shared_ptr<Tables> tables);
   static void release_sockets(const std::vector<std::shared_ptr<UdpSockets>>& sockets);
+  // Learns, at most once a second, what workers must know of the host beneath the tun.
+  void look_at_host();
   void write_device_row(uint64_t* row, size_t columns);
   [[nodiscard]] const UdpSockets& sockets() const { return *tables_->sockets[0]; }
 
@@ -101,6 +104,7 @@ class Device {
   Tun tun_;
   AeadKind aead_ = AeadKind::kOpenssl;
   uint32_t fwmark_ = 0;
+  uint64_t next_look_ = 0;  // when look_at_host() looks again, CLOCK_BOOTTIME in ms
   std::shared_ptr<const Tables> tables_;
   std::unordered_map<uint32_t, std::shared_ptr<Peer>> peers_;
   std::unique_ptr<Sender> sender_;  // of the JS thread

@@ -51,7 +51,6 @@ interface Addon {
   readonly NativeDevice: new () => NativeDevice;
   now(): number;
   wall(): WallTime;
-  aeadBackends(): ('ipsec-mb' | 'openssl')[];
   sendUnixDatagram(path: string, text: string): Failure | undefined;
   peerUser(fd: number): number | Failure;
   forbidCoreDumps(): Failure | undefined;
@@ -83,11 +82,6 @@ export const bootClock: Clock = {
   now: () => addon().now(),
   wall: () => addon().wall(),
 };
-
-/** AEAD back ends that were built in and work on this CPU, best first. */
-export function aeadBackends(): readonly ('ipsec-mb' | 'openssl')[] {
-  return addon().aeadBackends();
-}
 
 /**
  * Sends one datagram to the unix socket at `path` (`@name`: an abstract one) without waiting.

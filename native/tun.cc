@@ -23,16 +23,10 @@ constexpr unsigned kTunFUso6 = 0x40;
 // behind a full ring; small packets need about this many to survive a scheduling gap.
 constexpr int kTransmitQueueLength = 1000;
 
-Result<UniqueFd> open_queue(ifreq* request, int* step_error) {
+Result<UniqueFd> open_queue(ifreq* request) {
   UniqueFd fd(::open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC));
-  if (!fd.valid()) {
-    *step_error = errno;
-    return Failure{errno, "open /dev/net/tun"};
-  }
-  if (::ioctl(fd.get(), TUNSETIFF, request) < 0) {
-    *step_error = errno;
-    return Failure{errno, "create tun device"};
-  }
+  if (!fd.valid()) return Failure{errno, "open /dev/net/tun"};
+  if (::ioctl(fd.get(), TUNSETIFF, request) < 0) return Failure{errno, "create tun device"};
   return fd;
 }
 
@@ -106,8 +100,7 @@ Result<Tun> Tun::open(const std::string& name, size_t queues, Offloads* offloads
   for (size_t i = 0; i < queues; i++) {
     // Exclusive for the first queue only: the others join the device it made.
     request.ifr_flags = static_cast<short>(common | (i == 0 ? IFF_TUN_EXCL : 0));
-    int error = 0;
-    Result<UniqueFd> fd = open_queue(&request, &error);
+    Result<UniqueFd> fd = open_queue(&request);
     if (!fd.ok()) return fd.failure();
     tun.queues_.push_back(std::move(fd.value()));
   }

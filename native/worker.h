@@ -30,7 +30,7 @@ struct Shared {
   EventRing events;
   std::atomic<uint32_t> offloads{0};  // bits of Offloads in use
   // A packet for one of our own addresses may end on another host (DNAT). Relaxed: it only says
-  // whether checksums are looked at. The JS thread writes it.
+  // whether checksums are looked at. Device::look_at_host() writes it.
   std::atomic<bool> host_forwards{true};
 };
 

@@ -135,6 +135,7 @@ export interface DataPlane {
   /**
    * Fills `rows` with the device row followed by one row per peer (STATS_COLUMNS words each).
    * Returns how many rows there are; when more than fit, call again with a larger array.
+   * Call it at least once a second: what the host is set to do is looked at here.
    */
   readStats(rows: BigUint64Array): number;
   /** Joins the workers, closes everything, wipes keys; idempotent. */

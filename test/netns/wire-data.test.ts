@@ -212,7 +212,7 @@ describe('data', () => {
     // Whatever checksum is still to be made is made before the wire.
     await net.must('server', 'ethtool', ['-K', 's1', 'tx', 'off']);
     const capture = await net.capture('peer', 'eth0', 'udp port 9');
-    await delay(600); // the server looks for forwarding on every tick
+    await delay(1_600); // the server looks for forwarding once a second
     const datagram = (text: string, damage: number) => {
       const packet = udp(member.address, 9, INNER_SERVER, 9, ascii(text));
       packet[28]! ^= damage;
