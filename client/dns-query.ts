@@ -1,40 +1,30 @@
-/** Asks a name server whether it is there: one question for the root's servers (RFC 1035 section 4). */
+/** Asks a name server whether it is there: one question for the root's servers. */
 import { createSocket } from 'node:dgram';
 import { isIPv6 } from 'node:net';
-import { randomBytes } from '../shared/noise/crypto.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { DNS_PORT, freshId, isAnswer, question, RecordType } from './dns-message.ts';
 
-const PORT = 53;
 /** Pauses for an answer after each question, milliseconds. */
 const PATIENCE = [700, 1_300, 2_000] as const;
 
 /** True when `server` answers anything to our question; a refusal is an answer. Never rejects. */
-export async function answersDns(server: string, port = PORT): Promise<boolean> {
-  const id = randomBytes(2);
-  // Recursion desired, one question: name of no label, type NS, class IN.
-  const question = Uint8Array.of(id[0]!, id[1]!, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1);
+export async function answersDns(server: string, port = DNS_PORT): Promise<boolean> {
+  const id = freshId();
   const socket = createSocket(isIPv6(server) ? 'udp6' : 'udp4');
-  let answered = false;
   try {
-    const heard = new Promise<void>((resolve) => {
+    const heard = new Promise<true>((resolve) => {
       socket.on('error', () => {});
       socket.on('message', (message, from) => {
-        if (message[0] !== id[0] || message[1] !== id[1] || from.address !== server) return;
-        answered = true;
-        resolve();
+        if (from.address === server && isAnswer(message, id)) resolve(true);
       });
     });
     for (const patience of PATIENCE) {
-      socket.send(question, port, server, () => {});
-      let timer: NodeJS.Timeout | undefined;
-      const late = new Promise<void>((resolve) => {
-        timer = setTimeout(resolve, patience);
-      });
-      await Promise.race([heard, late]);
-      clearTimeout(timer);
-      if (answered) break;
+      socket.send(question(id, RecordType.ns, '.'), port, server, () => {});
+      const late = sleep(patience, false, { ref: false });
+      if (await Promise.race([heard, late])) return true;
     }
+    return false;
   } finally {
     socket.close();
   }
-  return answered;
 }

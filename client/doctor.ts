@@ -6,6 +6,7 @@
 import { createSocket } from 'node:dgram';
 import { readFileSync } from 'node:fs';
 import { isIPv6 } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { contains, networkText, parseCidr } from '../shared/cidr.ts';
 import type { Endpoint } from '../shared/dataplane.ts';
 import { ExitCode, VpnError } from '../shared/errors.ts';
@@ -199,11 +200,9 @@ async function overlap(run: Run): Promise<Finding> {
 async function refusalOf({ address, port }: Endpoint): Promise<string | null> {
   const socket = createSocket(isIPv6(address) ? 'udp6' : 'udp4');
   try {
-    return await new Promise((resolve) => {
-      const timer = setTimeout(() => resolve(null), KNOCK_MS);
+    const refusal = new Promise<string>((resolve) => {
       const refused = (error: Error | null): void => {
         if (error === null) return;
-        clearTimeout(timer);
         const { code } = error as NodeJS.ErrnoException;
         resolve(code === 'ECONNREFUSED' ? 'nobody listens there' : (code ?? error.message));
       };
@@ -211,6 +210,7 @@ async function refusalOf({ address, port }: Endpoint): Promise<string | null> {
       // One byte is no message of the protocol: a server drops it.
       socket.connect(port, address, () => socket.send(Uint8Array.of(0), refused));
     });
+    return await Promise.race([refusal, sleep(KNOCK_MS, null, { ref: false })]);
   } finally {
     socket.close();
   }

@@ -10,8 +10,8 @@ import { Journal, type UndoFailure } from '../shared/system/journal.ts';
 import type { Run } from '../shared/system/run.ts';
 import type { ConnectionState } from './connection.ts';
 import { innerAddresses, type Network } from './lease.ts';
+import { lookUpBeside } from './lookup-beside.ts';
 import { NetworkSetup, type Traffic, type Wish } from './network-setup.ts';
-import { protectedLookUp } from './protected-lookup.ts';
 import { Protection } from './protection.ts';
 import type { OpenQuery, ProtectionState } from './protection-rules.ts';
 import type { LookUp } from './resolve.ts';
@@ -55,7 +55,7 @@ export class HostSide {
     this.#setup = new NetworkSetup({ device, journal, traffic, mark, run, port: () => this.#port });
     const { protect, lan, lockdown } = traffic;
     this.#protection = protect ? new Protection({ device, journal, run, lan, lockdown }) : null;
-    const beside = protectedLookUp({ during: (query, ask) => this.#letOut(query, ask) });
+    const beside = lookUpBeside((query, ask) => this.#letOut(query, ask));
     this.lookUp = (name) => (protect || this.#setup.isFull ? beside(name) : lookUp(name));
   }
 

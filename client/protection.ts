@@ -118,7 +118,8 @@ export class Protection {
     try {
       return await ask();
     } finally {
-      this.#query = null;
+      // A later query may have begun since: whoever waited for this one gave up in between.
+      if (this.#query === query) this.#query = null;
       await this.refresh();
     }
   }

@@ -4,6 +4,7 @@
  */
 import { lookup } from 'node:dns/promises';
 import { isIP } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Endpoint } from '../shared/dataplane.ts';
 import type { HostPort } from '../shared/profile.ts';
 import { routeTo } from '../shared/system/link.ts';
@@ -80,13 +81,8 @@ function distinct(endpoints: readonly Endpoint[]): Endpoint[] {
 
 /** The system's resolver may take half a minute; whoever connects would rather be told. */
 async function withinTime(answer: Promise<readonly string[]>): Promise<readonly string[]> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error('no answer in time')), LOOK_UP_TIMEOUT_MS);
-  });
-  try {
-    return await Promise.race([answer, late]);
-  } finally {
-    clearTimeout(timer);
-  }
+  const late = sleep(LOOK_UP_TIMEOUT_MS, null, { ref: false });
+  const first = await Promise.race([answer, late]);
+  if (first === null) throw new Error('no answer in time');
+  return first;
 }

@@ -2,6 +2,7 @@
  * The running clients of a run directory, as other commands see them: which there are, what they
  * say of themselves, how to end them. Talks through their control sockets only.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ExitCode, VpnError } from '../shared/errors.ts';
 import type { Output } from '../shared/program.ts';
 import { callLocalSocket } from '../shared/system/local-socket.ts';
@@ -67,7 +68,7 @@ export async function watchStatus(
     // Home, and clear from there: the text does not flicker as it would when cleared before.
     if (output.stdoutIsTerminal && !output.json) output.print('\u001b[H\u001b[2J');
     await showStatus(place, name, output);
-    await new Promise((resolve) => setTimeout(resolve, WATCH_INTERVAL_MS));
+    await sleep(WATCH_INTERVAL_MS);
   }
 }
 

@@ -2,6 +2,7 @@
  * The commands of vpn-server: their options, what they print, and what they call. Owns no argv,
  * environment or exit code; imports late what only one command needs, to keep memory small.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Option } from 'commander';
 import { VpnError } from '../shared/errors.ts';
 import { type CommandSpec, type Output, Program, type Surroundings } from '../shared/program.ts';
@@ -246,7 +247,7 @@ async function waitForEnd(stateDirectory: string): Promise<void> {
     if (Date.now() > deadline) {
       throw new VpnError('REQUEST_FAILED', `the server has not ended after ${STOP_TIMEOUT} ms`);
     }
-    await new Promise((resolve) => setTimeout(resolve, STOP_POLL));
+    await sleep(STOP_POLL);
   }
 }
 

@@ -4,6 +4,7 @@
  */
 import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { VpnError } from '../shared/errors.ts';
 import type { Environment } from '../shared/program.ts';
 import { seemsLocked } from '../shared/system/instance-lock.ts';
@@ -101,7 +102,7 @@ export async function callServer<T>(place: Place, method: string, params: unknow
       const hope = Date.now() < patience && seemsLocked(place.stateDirectory, 'server');
       if (!absent || !hope) throw error;
     }
-    await new Promise((resolve) => setTimeout(resolve, START_POLL_MS));
+    await sleep(START_POLL_MS);
   }
 }
 

@@ -1,10 +1,10 @@
 /** How a client's traffic goes: numbers, rules, overlaps, protection, names looked up under it. */
 import { expect, test } from 'vitest';
+import { question, readAnswer } from '../../client/dns-message.ts';
 import { chooseNumbers, fullTunnelChanges } from '../../client/full-tunnel.ts';
 import type { HostView } from '../../client/host-view.ts';
 import { findOverlap, overlapChanges } from '../../client/lan.ts';
 import { familiesOf } from '../../client/network-setup.ts';
-import { question, readAnswer } from '../../client/protected-lookup.ts';
 import { Protection } from '../../client/protection.ts';
 import {
   localRanges,
@@ -109,7 +109,8 @@ const FACTS: ProtectionFacts = {
   query: null,
 };
 
-test('rules that somebody else removed come back, but not after the end', async () => {
+/** A protection over a firewall that only remembers. */
+function makeProtection(): { protection: Protection; tables: Set<string>; applied: string[] } {
   const tables = new Set<string>();
   const applied: string[] = [];
   const nft: Run = async (_, args, options) => {
@@ -124,7 +125,11 @@ test('rules that somebody else removed come back, but not after the end', async 
   };
   const journal = { has: () => true } as Partial<Journal> as Journal;
   const options = { device: 'cvc0', journal, run: nft, lan: false, lockdown: false };
-  const protection = new Protection(options);
+  return { protection: new Protection(options), tables, applied };
+}
+
+test('rules that somebody else removed come back, but not after the end', async () => {
+  const { protection, tables, applied } = makeProtection();
   await protection.begin();
   expect(await protection.keep()).toBe(false);
   tables.clear();
@@ -134,6 +139,25 @@ test('rules that somebody else removed come back, but not after the end', async 
   await protection.end();
   expect(await protection.keep()).toBe(false);
   expect(tables.size).toBe(0);
+});
+
+test('the end of a query that nobody waits for any more leaves the next one open', async () => {
+  const { protection, applied } = makeProtection();
+  await protection.begin();
+  const nameServers = ['9.9.9.9'];
+  let endFirst = (): void => {};
+  const first = protection.during({ port: 1111, nameServers }, () => {
+    return new Promise<void>((resolve) => {
+      endFirst = resolve;
+    });
+  });
+  await protection.refresh();
+  await protection.during({ port: 2222, nameServers }, async () => {
+    endFirst();
+    await first;
+    expect(applied.at(-1)).toContain('sport 2222');
+  });
+  expect(applied.at(-1)).not.toContain('sport 2222');
 });
 
 test('protection opens the tunnel only when connected, and closes with a reject', () => {
