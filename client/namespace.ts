@@ -12,8 +12,6 @@ import type { Environment } from '../shared/program.ts';
 import type { Place } from './place.ts';
 import { readStatus } from './running.ts';
 
-/** Exit code of shells for a program that cannot be run. */
-const CANNOT_RUN = 127;
 const FORWARDED = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 /** Option parser for the name of a namespace: a file name of moderate length. */
@@ -24,8 +22,9 @@ export function namespaceName(text: string): string {
 
 /**
  * Runs `command` in a namespace: the named one, else that of the only client that has one. Under
- * sudo it runs as the user who called sudo. Resolves with its exit code, 128 + N after a signal.
- * Errors: NOT_RUNNING, USAGE, NO_NET_ADMIN.
+ * sudo it runs as the user who called sudo. Resolves with its exit code, 128 + N after a signal;
+ * as from a shell 127 when there is no such program, 126 when it cannot be run. Errors:
+ * NOT_RUNNING, USAGE, NO_NET_ADMIN, COMMAND_MISSING.
  */
 export async function execInNamespace(
   place: Place,
@@ -53,17 +52,21 @@ export async function execInNamespace(
   try {
     const [code, signal] = (await once(child, 'close')) as [number | null, NodeJS.Signals | null];
     return code ?? 128 + (signal ? constants.signals[signal] : 0);
-  } catch {
-    return CANNOT_RUN;
+  } catch (cause) {
+    throw new VpnError('COMMAND_MISSING', 'the program ip is not installed', { cause });
   } finally {
     for (const signal of FORWARDED) process.off(signal, forward);
   }
 }
 
-/** `setpriv` to the user who called sudo; nothing without sudo. */
+/**
+ * To the user who called sudo, when there is one. Also without: of a program that cannot be run,
+ * `ip` says no more than that it failed.
+ */
 function asCaller({ SUDO_UID: uid, SUDO_GID: gid }: Environment): string[] {
-  if (!/^\d+$/.test(uid ?? '') || !/^\d+$/.test(gid ?? '')) return [];
-  return ['setpriv', `--reuid=${uid}`, `--regid=${gid}`, '--init-groups', '--'];
+  const sudo = /^\d+$/.test(uid ?? '') && /^\d+$/.test(gid ?? '');
+  const user = sudo ? [`--reuid=${uid}`, `--regid=${gid}`, '--init-groups'] : [];
+  return ['setpriv', ...user, '--'];
 }
 
 async function onlyNamespace(place: Place): Promise<string> {

@@ -139,8 +139,9 @@ export async function callLocalSocket(
       connection.write(`${JSON.stringify({ jsonrpc: '2.0', id: 1, method, params })}\n`);
     });
     readLines(connection, MAX_ANSWER, (line) => {
-      if (line === null) return finish(new VpnError('REQUEST_FAILED', `bad answer on ${path}`));
-      return settle(line, finish);
+      const answer = readMessage(line, path);
+      if (answer instanceof VpnError) finish(answer);
+      else finish(errorOf(answer), answer.result);
     });
     connection.on('error', (cause) => finish(connectError(path, cause)));
     connection.on('close', () =>
@@ -168,16 +169,20 @@ export async function followLocalSocket(
       connection.destroy();
       resolve(false);
     });
+    const fail = (error: VpnError): void => {
+      connection.destroy();
+      reject(error);
+    };
     connection.on('connect', () => {
       connection.write(`${JSON.stringify({ jsonrpc: '2.0', id: 1, method, params })}\n`);
     });
     readLines(connection, MAX_ANSWER, (line) => {
-      const message = line === null ? null : (JSON.parse(line) as { params?: unknown });
-      if (message === null) connection.destroy();
-      else if (message.params !== undefined) onNotification(message.params);
-      else settle(line!, (error) => error !== null && reject(error));
+      const message = readMessage(line, path);
+      const error = message instanceof VpnError ? message : errorOf(message);
+      if (error !== null) fail(error);
+      else if ('params' in message) onNotification(message.params);
     });
-    connection.on('error', (cause) => reject(connectError(path, cause)));
+    connection.on('error', (cause) => fail(connectError(path, cause)));
     connection.on('close', () => resolve(true));
   });
 }
@@ -196,33 +201,39 @@ function connectError(path: string, cause: Error): VpnError {
   return new VpnError('REQUEST_FAILED', `cannot talk on ${path}`, { cause });
 }
 
-interface RpcAnswer {
+/** What the other end sends: an answer, or a notification, which has `params`. */
+interface RpcMessage {
+  readonly params?: unknown;
   readonly result?: unknown;
   readonly error?: {
     readonly message?: unknown;
     readonly data?: { readonly code?: unknown; readonly hint?: unknown };
-  };
+  } | null;
 }
 
-function settle(line: string, finish: (error: VpnError | null, result?: unknown) => void): void {
-  let answer: RpcAnswer;
+/** One line of the other end, or what is wrong with it; null is a line without end. */
+function readMessage(line: string | null, path: string): RpcMessage | VpnError {
+  const bad = (why: string, cause?: unknown): VpnError =>
+    new VpnError('REQUEST_FAILED', `a bad answer on ${path}: ${why}`, { cause });
+  if (line === null) return bad('it is too long');
+  let message: unknown;
   try {
-    answer = JSON.parse(line) as RpcAnswer;
+    message = JSON.parse(line);
   } catch (cause) {
-    finish(new VpnError('REQUEST_FAILED', 'the answer is not JSON', { cause }));
-    return;
+    return bad('it is not JSON', cause);
   }
-  if (answer.error === undefined) {
-    finish(null, answer.result);
-    return;
-  }
-  const { code, hint } = answer.error.data ?? {};
+  if (typeof message !== 'object' || message === null) return bad('it is no message');
+  return message;
+}
+
+/** The error that an answer tells of; null: it has none. */
+function errorOf({ error }: RpcMessage): VpnError | null {
+  if (error === undefined || error === null) return null;
+  const { code, hint } = error.data ?? {};
   const known = typeof code === 'string' && Object.hasOwn(ERRORS, code);
-  finish(
-    new VpnError(known ? (code as ErrorCode) : 'REQUEST_FAILED', String(answer.error.message), {
-      ...(typeof hint === 'string' ? { hint } : {}),
-    }),
-  );
+  return new VpnError(known ? (code as ErrorCode) : 'REQUEST_FAILED', String(error.message), {
+    ...(typeof hint === 'string' ? { hint } : {}),
+  });
 }
 
 function serveConnection(connection: Socket, methods: Readonly<Record<string, LocalMethod>>): void {

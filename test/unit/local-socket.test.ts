@@ -248,6 +248,26 @@ describe('local socket', () => {
     rude.close();
   });
 
+  it.each([
+    ['cut off', '{"params"'],
+    ['nothing', 'null'],
+    ['a number', '7'],
+    ['endless', 'x'.repeat(65 << 20)],
+  ])('calls an answer that is none an error: %s', async (_, answer) => {
+    const path = join(root, `damaged${++sockets}.sock`);
+    const damaged = createServer((connection) => {
+      connection.on('error', () => {});
+      connection.end(`${answer}\n`);
+    }).listen(path);
+    const { signal } = new AbortController();
+    const onNotification = () => {};
+    const wanted = { code: 'REQUEST_FAILED', message: expect.stringMatching(/bad answer/) };
+    await expect(callLocalSocket(path, 'x')).rejects.toMatchObject(wanted);
+    const following = followLocalSocket(path, 'x', {}, { onNotification, signal });
+    await expect(following).rejects.toMatchObject(wanted);
+    damaged.close();
+  });
+
   it('names a path that the kernel cannot take', async () => {
     const path = join(root, 'x'.repeat(100), 'run.sock');
     expect(await codeOf(callLocalSocket(path, 'x'))).toBe('SOCKET_FAILED');
