@@ -58,6 +58,11 @@ export class Control {
     this.#exchange = this.#newExchange();
   }
 
+  /** Messages of the server that broke the rules, since the last reset. */
+  get malformed(): number {
+    return this.#exchange.counters.malformed;
+  }
+
   /** Forgets everything asked: the identity changed. */
   reset(): void {
     this.#exchange = this.#newExchange();

@@ -1,8 +1,9 @@
 /**
- * A tunnel whose networks are those of the local network: 192.168.1.0/24 here and there. The
- * tunnel has its own table for what overlaps, asked before the main one; what the host itself
- * lives on, its gateway, its name servers and the server's outer address, stays local. The local
- * network's own addresses and routes are not touched. Pure.
+ * A tunnel whose networks are those of the local network, 192.168.1.0/24 here and there, or
+ * contain the server's own outer address. The tunnel has its own table for what overlaps, asked
+ * before the main one; what the host itself lives on, its gateway, its name servers and the
+ * server's outer address, stays outside. The local network's own addresses and routes are not
+ * touched. Pure.
  */
 import { type Cidr, contains, networkText, overlaps, parseCidr } from '../shared/cidr.ts';
 import type { HostChange } from '../shared/system/journal.ts';
@@ -12,8 +13,10 @@ import type { HostView } from './host-view.ts';
 export interface Overlap {
   /** Ranges of the tunnel, `address/length`, that a local network would take or lose. */
   readonly ranges: readonly string[];
-  /** Addresses in them that stay local. */
+  /** Addresses in them that stay outside the tunnel. */
   readonly kept: readonly string[];
+  /** Local networks that are smaller than a range they are in, `address/length`: they win. */
+  readonly smaller: readonly string[];
   /** What people have to know, one sentence each. */
   readonly clashes: readonly string[];
 }
@@ -33,12 +36,13 @@ export function findOverlap(tunnel: TunnelRanges, view: HostView): Overlap {
   const own = tunnel.addresses.map(range);
   const all = [...own, ...tunnel.routes.map(range), ...tunnel.wanted.map(range)];
   const local = view.networks.map((network) => network.range);
-  const ranges = distinct(
-    all.filter((r) =>
-      // A local network that is smaller than the range wins by itself, as it should.
-      local.some((net) => overlaps(net, r) && r.prefixLength >= net.prefixLength),
-    ),
-  );
+  // A local network that is smaller than the range wins by itself, as it should.
+  const takes = (r: Cidr, net: Cidr): boolean =>
+    overlaps(net, r) && r.prefixLength >= net.prefixLength;
+  const shared = distinct(all.filter((r) => local.some((net) => takes(r, net))));
+  const outer = tunnel.endpoints.map(range);
+  const around = distinct(all.filter((r) => outer.some((address) => contains(r, address))));
+  const ranges = distinct([...shared, ...around]);
   const inside = (address: string): boolean => ranges.some((r) => contains(r, range(address)));
   const reasons: [string, string][] = [
     ...view.gateways.map((g): [string, string] => [g.address, `the gateway of ${g.device}`]),
@@ -47,12 +51,17 @@ export function findOverlap(tunnel: TunnelRanges, view: HostView): Overlap {
   ];
   const kept = new Map(reasons.toReversed().filter(([address]) => inside(address)));
   const clashes = view.networks
-    .filter((network) => ranges.some((r) => overlaps(network.range, r)))
+    .filter((network) => shared.some((r) => takes(r, network.range)))
     .map(({ device, range: net }) => {
-      const shared = ranges.filter((r) => overlaps(net, r)).map(networkText);
+      const taken = shared.filter((r) => takes(r, net)).map(networkText);
       const stays = [...kept.keys()].join(', ') || 'none';
-      return `${shared.join(', ')} is the local network of ${device}, too; its addresses lead into the tunnel, but for: ${stays}`;
+      return `${taken.join(', ')} is the local network of ${device}, too; its addresses lead into the tunnel, but for: ${stays}`;
     });
+  for (const r of around.filter((r) => !shared.some((other) => contains(other, r)))) {
+    const inIt = tunnel.endpoints.filter((address) => contains(r, range(address)));
+    const what = `contains the server's outer address ${inIt.join(', ')}`;
+    clashes.push(`${networkText(r)} in the tunnel ${what}, which stays outside`);
+  }
   for (const address of tunnel.wanted) {
     const reason = kept.get(address);
     if (reason) clashes.push(`${address} inside the tunnel is not reached: it is ${reason}`);
@@ -67,6 +76,9 @@ export function findOverlap(tunnel: TunnelRanges, view: HostView): Overlap {
   return {
     ranges: ranges.map(networkText),
     kept: [...kept.keys()],
+    smaller: local
+      .filter((net) => ranges.some((r) => contains(r, net) && r.prefixLength < net.prefixLength))
+      .map(networkText),
     clashes: [...new Set(clashes)],
   };
 }
@@ -74,7 +86,7 @@ export function findOverlap(tunnel: TunnelRanges, view: HostView): Overlap {
 /** The changes in the order to make them; exceptions first, so that nothing is cut in between. */
 export function overlapChanges(
   device: string,
-  { ranges, kept }: Overlap,
+  { ranges, kept, smaller }: Overlap,
   numbers: RoutingNumbers,
 ): HostChange[] {
   const table = String(numbers.overlapTable);
@@ -84,7 +96,9 @@ export function overlapChanges(
     undo: ['ip', `-${range(cidr).family}`, 'route', 'del', ...way, 'table', table],
   });
   return [
-    ...kept.map((address) => route(`${address} stays local`, address, ['throw', address])),
+    ...[...kept, ...smaller].map((cidr) =>
+      route(`${cidr} stays outside the tunnel`, cidr, ['throw', cidr]),
+    ),
     ...ranges.map((cidr) => route(`route ${cidr} through ${device}`, cidr, [cidr, 'dev', device])),
     ...ranges.map((cidr) =>
       rule(`${cidr} into the tunnel`, range(cidr).family, numbers.overlap, [

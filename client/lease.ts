@@ -30,6 +30,18 @@ const SHORTEST_PREFIX = { 4: 8, 6: 32 } as const;
  */
 const PUBLIC_SHARE = { 4: 4 / 2 ** 8, 6: 1 / 2 ** 16 } as const;
 
+/** Addresses of the host itself, of one link, and of groups: no server's to route. */
+const ON_HOST_OR_LINK = [
+  '0.0.0.0/8', // RFC 1122
+  '127.0.0.0/8',
+  '169.254.0.0/16', // RFC 3927; also where clouds tell a host its secrets
+  '224.0.0.0/4',
+  '255.255.255.255/32',
+  '::/127',
+  'fe80::/10',
+  'ff00::/8',
+].map((text) => parseCidr(text)!);
+
 /** How the host is to look while the tunnel is up. */
 export interface Network {
   /** Own addresses, `address/length`. */
@@ -144,7 +156,9 @@ function acceptRoutes(
     const range = parseCidr(text);
     if (range === null) refused.push('a route that is no address range');
     else if (range.prefixLength === 0) refused.push(`the default route ${text}`);
-    else if (server !== null && contains(range, server)) {
+    else if (ON_HOST_OR_LINK.some((local) => contains(local, range))) {
+      refused.push(`the route ${networkText(range)}, which belongs to a host or a link alone`);
+    } else if (server !== null && contains(range, server)) {
       refused.push(`the route ${networkText(range)}, which would catch the server's own address`);
     } else if (full || isPrivate(range)) accepted.push(range);
     else if (2 ** -range.prefixLength > left[range.family]) {

@@ -32,8 +32,8 @@ import {
   readTakenNumbers,
 } from './host-view.ts';
 import { findOverlap, type Overlap, overlapChanges } from './lan.ts';
-import type { Network } from './lease.ts';
-import { guardScript } from './protection-rules.ts';
+import { innerAddresses, type Network } from './lease.ts';
+import { guardScript, innerAlone } from './protection-rules.ts';
 
 /** How this host's traffic is to go, as the user asked. */
 export interface Traffic {
@@ -68,7 +68,7 @@ export interface Wish {
   readonly endpoints: readonly string[];
 }
 
-const NOTHING: Overlap = { ranges: [], kept: [], clashes: [] };
+const NOTHING: Overlap = { ranges: [], kept: [], smaller: [], clashes: [] };
 
 export class NetworkSetup {
   readonly #options: SetupOptions;
@@ -209,7 +209,8 @@ export class NetworkSetup {
     const numbers = await this.numbers();
     const { lan } = traffic;
     changes.push(...fullTunnelChanges({ device, numbers, carried, blocked, lan, strictPort }));
-    if (!traffic.protect && network.addresses.length > 0) changes.push(guard(device, network));
+    const alone = innerAlone(innerAddresses(network), view);
+    if (!traffic.protect && alone.length > 0) changes.push(guard(device, alone));
     return changes;
   }
 
@@ -330,13 +331,12 @@ function namespaceChanges(device: string, netns: string, network: Network): Host
   }));
 }
 
-function guard(device: string, { addresses }: Network): HostChange {
+function guard(device: string, addresses: readonly string[]): HostChange {
   const table = `culvert-${device}`;
-  const own = addresses.map((text) => text.split('/')[0]!);
   return {
-    what: `packets for ${own.join(', ')} only from ${device}`,
+    what: `packets for ${addresses.join(', ')} only from ${device}`,
     apply: ['nft', '-f', '-'],
-    input: guardScript(table, device, own),
+    input: guardScript(table, device, addresses),
     undo: ['nft', ...deleteTableArgs('inet', table)],
   };
 }

@@ -44,6 +44,17 @@ export function localRanges(view: HostView): string[] {
   return [...new Set(ranges.map(networkText))];
 }
 
+/** Those of our addresses inside that the host does not have elsewhere, too: their packets come in there. */
+export function innerAlone(addresses: readonly string[], view: HostView): string[] {
+  const elsewhere = (address: string): boolean => {
+    const inner = parseCidr(address)!;
+    return view.networks.some(
+      ({ range }) => range.family === inner.family && range.address === inner.address,
+    );
+  };
+  return addresses.filter((address) => !elsewhere(address));
+}
+
 /** A script for `nft -f -`. */
 export function protectionScript(table: string, facts: ProtectionFacts): string {
   const { device, underlay, query, lan, ranges } = facts;

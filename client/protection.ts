@@ -8,6 +8,7 @@ import { applyNft, deleteTableArgs, hasTable, readRuleset } from '../shared/syst
 import type { Run } from '../shared/system/run.ts';
 import { readHostView } from './host-view.ts';
 import {
+  innerAlone,
   localRanges,
   type OpenQuery,
   type ProtectionFacts,
@@ -134,8 +135,10 @@ export class Protection {
 
   async #text(): Promise<string> {
     const { device, lan, run } = this.#options;
-    const networks = lan ? localRanges(await readHostView(device, run)) : null;
-    const facts = { ...this.#facts, device, lan: networks, query: this.#query };
+    const view = await readHostView(device, run);
+    const networks = lan ? localRanges(view) : null;
+    const addresses = innerAlone(this.#facts.addresses, view);
+    const facts = { ...this.#facts, addresses, device, lan: networks, query: this.#query };
     return protectionScript(this.#table, facts);
   }
 }

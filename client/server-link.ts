@@ -29,6 +29,9 @@ import type { ProfileStore } from './profile-store.ts';
 import { Rotation } from './rotation.ts';
 import type { Target } from './target.ts';
 
+/** Milliseconds between two lines about broken messages. */
+const MALFORMED_INTERVAL = 10_000;
+
 /** What the owner does of a connection's actions. */
 export type HostAction = Extract<
   Action,
@@ -73,6 +76,7 @@ export class ServerLink {
   #handling = false;
   #ready = false;
   #closed = false;
+  #malformedSaidAt = Number.NEGATIVE_INFINITY;
   #trial: boolean;
   /** Another server is tried: what would take the key from it waits here. */
   #waiting: Action[] | null = null;
@@ -176,7 +180,7 @@ export class ServerLink {
         break;
       }
       case 'control':
-        this.#hear(this.control.receive(event.bytes));
+        this.#receive(event.bytes);
         break;
       default:
         event satisfies never;
@@ -274,6 +278,18 @@ export class ServerLink {
     const sessions = same || this.#trial ? 'keep' : 'drop';
     this.#options.engine().setPrivateKey(this.privateKey, sessions);
     if (!same) this.control.reset();
+  }
+
+  #receive(frame: Uint8Array): void {
+    const { clock, log } = this.#options;
+    const before = this.control.malformed;
+    const news = this.control.receive(frame);
+    const now = clock.now();
+    if (this.control.malformed > before && now >= this.#malformedSaidAt + MALFORMED_INTERVAL) {
+      this.#malformedSaidAt = now;
+      log.warn('a control message of the server is malformed; it is dropped as a whole');
+    }
+    this.#hear(news);
   }
 
   #hear(news: ControlNews | null): void {

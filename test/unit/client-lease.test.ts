@@ -90,6 +90,23 @@ test('routes: none that the own network covers, none that would catch the server
   expect(accepted({ routes: ['10.0.0.0/8'] }, 'fe80::1%eth0').network.routes).toHaveLength(1);
 });
 
+test.each(['127.0.0.0/8', '0.0.0.0/32', '169.254.169.254', '224.0.0.251/32', '255.255.255.255'])(
+  'routes: never %s, which belongs to a host or a link alone',
+  (route) => {
+    const lease = acceptLease({ ...LEASE, routes: [route], full: true }, null, true);
+    expect(lease).toMatchObject({
+      network: { routes: [] },
+      refused: [expect.stringMatching(/to a host or a link alone/)],
+    });
+  },
+);
+
+test('routes: none of that in IPv6; what contains it is measured as ever', () => {
+  const lease = accepted({ routes: ['::1', 'fe80::/10', 'ff02::fb/128', '168.0.0.0/7'] });
+  expect(lease.network.routes).toEqual(['168.0.0.0/7']);
+  expect(lease.refused).toHaveLength(3);
+});
+
 test('name servers: literals only, at most 8', () => {
   const lease = accepted({ dns: ['10.0.0.1', 'fd00::1', 'evil.example', '10.0.0.0/8'] });
   expect(lease.dns.servers).toEqual(['10.0.0.1', 'fd00::1']);

@@ -7,6 +7,7 @@ import { findOverlap, overlapChanges } from '../../client/lan.ts';
 import { familiesOf } from '../../client/network-setup.ts';
 import { Protection } from '../../client/protection.ts';
 import {
+  innerAlone,
   localRanges,
   type ProtectionFacts,
   protectionScript,
@@ -96,6 +97,26 @@ test('a tunnel wider than the local network needs nothing but its server', () =>
   expect(findOverlap({ ...tunnel, wanted: ['192.168.0.1'] }, HOME).ranges).toEqual([]);
   expect(findOverlap({ ...tunnel, wanted: ['192.168.1.77'] }, HOME).ranges).toEqual([
     '192.168.1.77/32',
+  ]);
+});
+
+test('a tunnel around its own server leaves it outside, and smaller local networks', () => {
+  const tunnel = { addresses: ['192.168.7.2/16'], routes: ['0.0.0.0/1'], wanted: [] };
+  const outside = findOverlap({ ...tunnel, endpoints: ['198.51.100.1'] }, HOME);
+  expect(outside.ranges).toEqual([]);
+  const found = findOverlap({ ...tunnel, endpoints: ['192.168.9.9', '100.64.0.1'] }, HOME);
+  expect(found).toMatchObject({ ranges: ['192.168.0.0/16', '0.0.0.0/1'] });
+  expect(found.clashes[0]).toMatch(/192\.168\.0\.0\/16 .* outer address 192\.168\.9\.9,/);
+  const lines = overlapChanges('cvc0', found, NUMBERS).map(({ apply }) => apply.join(' '));
+  for (const stays of ['192.168.9.9', '100.64.0.1', '192.168.1.0/24']) {
+    expect(lines).toContain(`ip -4 route add throw ${stays} table 52015`);
+  }
+  expect(lines).toContain('ip -4 rule add priority 32762 to 0.0.0.0/1 lookup 52015');
+});
+
+test('an address that the host has elsewhere, too, is not guarded', () => {
+  expect(innerAlone(['192.168.1.50', '192.168.1.51', 'fd00::2'], HOME)).toEqual([
+    ...['192.168.1.51', 'fd00::2'],
   ]);
 });
 
