@@ -24,7 +24,8 @@ const PACKAGES = [
   'systemd',
   'util-linux',
 ];
-const SQLITE = 'node_modules/better-sqlite3';
+/** The one of the two that this node loads: server/store/database.ts. */
+const SQLITE = Number(process.versions.napi) >= 10 ? 'better-sqlite3' : 'better-sqlite3-node20';
 
 /** Does all steps, with `more` Debian packages; throws with what to do when one cannot be done. */
 export async function setup(more = []) {
@@ -97,20 +98,21 @@ function npmPackagesMatch() {
 }
 
 /**
- * npm ci runs without scripts, so better-sqlite3 is compiled here: its own install script would
- * download a binary from elsewhere first.
+ * npm ci runs without scripts, so better-sqlite3 is compiled here where it does not come compiled:
+ * its own install script would download a binary from elsewhere first.
  */
 async function buildSqlite() {
-  const probe = "new (require('better-sqlite3'))(':memory:').close()";
+  const probe = `new (require('${SQLITE}'))(':memory:').close()`;
   if ((await run(process.execPath, ['-e', probe])).code === 0) return;
   const gyp = [
     inRoot('node_modules/node-gyp/bin/node-gyp.js'),
     'rebuild',
     '--release',
+    '--force_build=1',
     '--jobs=max',
   ];
   await step('better-sqlite3 (compiles SQLite, a minute or two)', () =>
-    must(process.execPath, [...gyp, ...nodedir(), '-C', inRoot(SQLITE)]),
+    must(process.execPath, [...gyp, ...nodedir(), '-C', inRoot(join('node_modules', SQLITE))]),
   );
 }
 

@@ -3,9 +3,9 @@
  * has the server's private key. Owns the file's format; where backups lie is backup.ts.
  */
 import { copyFileSync, linkSync, renameSync, rmSync } from 'node:fs';
-import Database from 'better-sqlite3';
 import { KEY_BYTES, keyToBase64, type PrivateKey, publicKeyOf } from '../../keys/keypair.ts';
 import { VpnError } from '../../shared/errors.ts';
+import { Database } from './database.ts';
 import { MIGRATIONS } from './schema.ts';
 
 export interface BackupFacts {
@@ -100,7 +100,7 @@ export function extractStore(path: string, target: string): void {
   }
 }
 
-function using<T>(db: Database.Database, body: (db: Database.Database) => T): T {
+function using<T>(db: Database, body: (db: Database) => T): T {
   try {
     return body(db);
   } finally {

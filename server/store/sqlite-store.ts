@@ -4,11 +4,11 @@
  */
 import { existsSync } from 'node:fs';
 import { dirname } from 'node:path';
-import Database from 'better-sqlite3';
 import type { PublicKey } from '../../keys/keypair.ts';
 import { keyFromBase64, keyToBase64 } from '../../keys/keypair.ts';
 import { VpnError } from '../../shared/errors.ts';
 import { makeDirectory } from '../../shared/system/make-directory.ts';
+import { Database, type RunResult, type Statement } from './database.ts';
 import {
   bytesOf,
   columnOf,
@@ -47,7 +47,7 @@ export function openSqliteStore(path: string): SqliteStore {
   const isNew = !existsSync(path);
   // SQLite gives -wal and -shm the mode of the file itself.
   const umask = process.umask(0o077);
-  let db: Database.Database | null = null;
+  let db: Database | null = null;
   try {
     makeDirectory(dirname(path), 0o700);
     db = new Database(path, { timeout: 2_000 });
@@ -65,14 +65,14 @@ export function openSqliteStore(path: string): SqliteStore {
   }
 }
 
-function requireIntact(db: Database.Database, path: string): void {
+function requireIntact(db: Database, path: string): void {
   const result = db.pragma('quick_check(1)', { simple: true });
   if (result !== 'ok') {
     throw new VpnError('STORE_CORRUPT', `the store ${path} is damaged: ${String(result)}`);
   }
 }
 
-function migrate(db: Database.Database, path: string): void {
+function migrate(db: Database, path: string): void {
   const version = db.pragma('user_version', { simple: true }) as number;
   if (version > MIGRATIONS.length) {
     throw new VpnError(
@@ -104,10 +104,10 @@ function codeOf(error: unknown): string {
 
 /** Made by openSqliteStore(). */
 export class SqliteStore implements Store {
-  readonly #db: Database.Database;
-  readonly #statements = new Map<string, Database.Statement<unknown[]>>();
+  readonly #db: Database;
+  readonly #statements = new Map<string, Statement>();
 
-  constructor(db: Database.Database) {
+  constructor(db: Database) {
     this.#db = db;
   }
 
@@ -410,7 +410,7 @@ export class SqliteStore implements Store {
     }
   }
 
-  #prepare(sql: string): Database.Statement<unknown[]> {
+  #prepare(sql: string): Statement {
     let statement = this.#statements.get(sql);
     if (statement === undefined) {
       statement = this.#db.prepare(sql);
@@ -419,7 +419,7 @@ export class SqliteStore implements Store {
     return statement;
   }
 
-  #run(sql: string, ...values: unknown[]): Database.RunResult {
+  #run(sql: string, ...values: unknown[]): RunResult {
     return this.#prepare(sql).run(...values);
   }
 

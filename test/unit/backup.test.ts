@@ -11,10 +11,10 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import Database from 'better-sqlite3';
 import { beforeEach, expect, it } from 'vitest';
 import { backUp, backUpToday, lacksBackup, lastBackup, restore } from '../../server/backup.ts';
 import { openState, type ServerState } from '../../server/state.ts';
+import { Database } from '../../server/store/database.ts';
 import { VpnError } from '../../shared/errors.ts';
 import { codeOf, key } from './store-suite.ts';
 

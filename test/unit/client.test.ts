@@ -5,7 +5,6 @@
 import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import Database from 'better-sqlite3';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { Client } from '../../client/client.ts';
 import { findPlace, placeOfTunnel, tunnelMeant } from '../../client/place.ts';
@@ -24,6 +23,7 @@ import { ControlService } from '../../server/control-service.ts';
 import { Events } from '../../server/events.ts';
 import { type Ipv4, parseNetwork } from '../../server/ipv4.ts';
 import { Registry } from '../../server/registry.ts';
+import { Database } from '../../server/store/database.ts';
 import { MIGRATIONS } from '../../server/store/schema.ts';
 import { SqliteStore } from '../../server/store/sqlite-store.ts';
 import { formatInvite } from '../../shared/control/invite.ts';
@@ -84,7 +84,7 @@ const silent = createLogger({
 
 /** Registry and control service of the server on a simulated device. */
 class TestServer {
-  readonly db: Database.Database;
+  readonly db: Database;
   readonly privateKey: PrivateKey;
   readonly device: Device;
   readonly registry: Registry;

@@ -6,6 +6,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, normalize } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
+import { sqlitePackage } from '../../server/store/database.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const PRODUCT = ['shared', 'keys', 'native', 'server', 'client'];
@@ -117,6 +118,15 @@ describe('TypeScript', () => {
   test('tweetnacl is imported by keys alone', () => {
     const others = importersOf('tweetnacl').filter((file) => !file.startsWith('keys/'));
     expect(others).toEqual([]);
+  });
+
+  test('SQLite is imported by one file alone, which knows the versions of node', () => {
+    expect(importersOf('better-sqlite3')).toEqual(['server/store/database.ts']);
+    const { dependencies, optionalDependencies } = JSON.parse(
+      readFileSync(join(ROOT, 'package.json'), 'utf8'),
+    );
+    expect(dependencies).toHaveProperty(sqlitePackage(10));
+    expect(optionalDependencies).toHaveProperty(sqlitePackage(9));
   });
 
   test('the protocol core does no I/O and reads no clock', () => {

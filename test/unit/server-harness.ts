@@ -1,5 +1,5 @@
 /** A registry on a real store in memory, with an engine that only remembers its peers. */
-import Database from 'better-sqlite3';
+
 import type { PresharedKey, PublicKey } from '../../keys/keypair.ts';
 import { keyToBase64 } from '../../keys/keypair.ts';
 import { AddressPool } from '../../server/address-pool.ts';
@@ -12,6 +12,7 @@ import type {
   LeaseOutcome,
   RegistryPolicy,
 } from '../../server/registry-terms.ts';
+import { Database } from '../../server/store/database.ts';
 import { MIGRATIONS } from '../../server/store/schema.ts';
 import { SqliteStore } from '../../server/store/sqlite-store.ts';
 import { parseCidr } from '../../shared/cidr.ts';

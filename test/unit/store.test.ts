@@ -2,8 +2,8 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import Database from 'better-sqlite3';
 import { afterAll, expect, it } from 'vitest';
+import { Database, sqlitePackage } from '../../server/store/database.ts';
 import { openSqliteStore } from '../../server/store/sqlite-store.ts';
 import { codeOf, key, storeSuite } from './store-suite.ts';
 
@@ -66,7 +66,9 @@ it('has lost nothing that returned when the process is killed in the middle of w
   const script = `
     import { createRequire } from 'node:module';
     import { writeSync } from 'node:fs';
-    const Database = createRequire(${JSON.stringify(import.meta.url)})('better-sqlite3');
+    const Database = createRequire(${JSON.stringify(import.meta.url)})(${JSON.stringify(
+      sqlitePackage(Number(process.versions.napi)),
+    )});
     const db = new Database(${JSON.stringify(path)});
     db.pragma('synchronous = FULL');
     const add = db.prepare('INSERT INTO fact VALUES (?, ?)');
