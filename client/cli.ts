@@ -7,6 +7,6 @@ import { createProgram } from './commands.ts';
 // generation stays with the process for good, 4 MB (measured).
 setFlagsFromString('--semi-space-growth-factor=1');
 // State, sockets and keys are nobody else's business.
-process.umask(0o077);
+const umask = process.umask(0o077);
 const { argv, env, stdout, stderr } = process;
-process.exitCode = await createProgram({ argv: argv.slice(2), env, stdout, stderr }).run();
+process.exitCode = await createProgram({ argv: argv.slice(2), env, stdout, stderr, umask }).run();

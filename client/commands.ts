@@ -171,7 +171,7 @@ export function createProgram(surroundings: Surroundings): Program {
       run: async ({ args, options, env }) => {
         const { execInNamespace } = await import('./namespace.ts');
         const command = args.flat().filter((arg) => arg !== undefined);
-        return execInNamespace(findPlace(options, env), options.netns, command, env);
+        return execInNamespace(findPlace(options, env), options.netns, command, surroundings);
       },
     })
     .add<DisconnectOptions>({

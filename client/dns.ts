@@ -210,8 +210,21 @@ async function findKeeper(file: string, run: Run): Promise<ResolverKeeper> {
   const stub = /^\/run\/systemd\/resolve\//.test(path) || /^nameserver 127\.0\.0\.53$/m.test(text);
   if (stub && (await exists('resolvectl', run))) return 'systemd-resolved';
   const kept = /\/resolvconf\//.test(path) || /^#.*resolvconf/im.test(text);
-  if (kept && (await exists('resolvconf', run))) return 'resolvconf';
+  if (kept && (await isOpenresolv(run))) return 'resolvconf';
   return 'file';
+}
+
+/**
+ * Debian's program of that name knows no exclusive servers: it would name ours after those that
+ * answer beside the tunnel. Its file is a link that it leaves alone when there is another file.
+ */
+async function isOpenresolv(run: Run): Promise<boolean> {
+  try {
+    return !(await run('resolvconf', ['--version'])).stdout.startsWith('Debian');
+  } catch (error) {
+    // Old ones do not know the question.
+    return commandFailure(error) !== null;
+  }
 }
 
 async function exists(program: string, run: Run): Promise<boolean> {

@@ -8,7 +8,7 @@ import { existsSync } from 'node:fs';
 import { constants } from 'node:os';
 import { InvalidArgumentError } from 'commander';
 import { VpnError } from '../shared/errors.ts';
-import type { Environment } from '../shared/program.ts';
+import type { Environment, Surroundings } from '../shared/program.ts';
 import type { Place } from './place.ts';
 import { readStatus } from './running.ts';
 
@@ -30,7 +30,7 @@ export async function execInNamespace(
   place: Place,
   name: string | undefined,
   command: readonly string[],
-  env: Environment,
+  { env, umask }: Pick<Surroundings, 'env' | 'umask'>,
 ): Promise<number> {
   const netns = name ?? (await onlyNamespace(place));
   if (!existsSync(`/run/netns/${netns}`)) {
@@ -43,6 +43,8 @@ export async function execInNamespace(
       hint: 'Run it with sudo: the program itself runs as you.',
     });
   }
+  // The program's files are the caller's, and made as the caller likes them.
+  if (umask !== undefined) process.umask(umask);
   const child = spawn('ip', ['netns', 'exec', netns, ...asCaller(env), ...command], {
     stdio: 'inherit',
   });

@@ -13,6 +13,8 @@ import type { Events, ServerEvent } from './events.ts';
 const PARALLEL = 4;
 /** Programs that wait; beyond them new ones are left out, with a line in the log. */
 const WAITING = 1_000;
+/** What they write about peers is the operator's alone. */
+const UMASK = 0o077;
 /** Characters of a program's output that reach the log. */
 const LOGGED = 2_000;
 
@@ -95,7 +97,7 @@ export class Hooks {
     const { log } = this.#options;
     const [file, ...args] = command as [string, ...string[]];
     try {
-      const { stdout, stderr } = await this.#run(file, args, { input, timeoutMs });
+      const { stdout, stderr } = await this.#run(file, args, { input, timeoutMs, umask: UMASK });
       const output = `${stdout}${stderr}`.trim().slice(0, LOGGED);
       log.info({ peer, hook: file, ...(output === '' ? {} : { output }) }, 'hook done');
     } catch (error) {

@@ -23,6 +23,8 @@ export interface Surroundings {
   readonly env: Environment;
   readonly stdout: TextStream;
   readonly stderr: TextStream;
+  /** The caller's file mode creation mask, for a program that runs as the caller's own. */
+  readonly umask?: number;
 }
 
 export type Colour = 'red' | 'green' | 'yellow' | 'bold' | 'dim';

@@ -10,6 +10,8 @@ export interface RunOptions {
   readonly input?: string | Uint8Array;
   /** Milliseconds until the program is ended. */
   readonly timeoutMs?: number;
+  /** File mode creation mask of the program. */
+  readonly umask?: number;
 }
 
 export type Run = (
@@ -28,6 +30,8 @@ export interface CommandFailure {
 }
 
 const TIMEOUT_MS = 10_000;
+/** The host's programs make files for everybody, such as resolv.conf; ours are private. */
+const UMASK = 0o022;
 const MAX_OUTPUT_BYTES = 16 << 20;
 /** Where the host's own programs are, whatever the caller's PATH says: we often run as root. */
 export const SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
@@ -46,24 +50,29 @@ const PACKAGES: Readonly<Record<string, string>> = {
  */
 export const run: Run = (file, args, options = {}) =>
   new Promise((resolve, reject) => {
-    const child = execFile(
-      file,
-      args,
-      {
-        env: { PATH: SEARCH_PATH, LC_ALL: 'C' },
-        timeout: options.timeoutMs ?? TIMEOUT_MS,
-        killSignal: 'SIGKILL',
-        maxBuffer: MAX_OUTPUT_BYTES,
-        encoding: 'utf8',
-      },
-      (error, stdout, stderr) => {
-        if (error === null) resolve({ stdout, stderr });
-        else reject(failure(file, args, error, stderr));
-      },
-    );
-    // A program that does not read its input closes the pipe early; its exit code says enough.
-    child.stdin?.on('error', () => {});
-    child.stdin?.end(options.input ?? '');
+    const own = process.umask(options.umask ?? UMASK);
+    try {
+      const child = execFile(
+        file,
+        args,
+        {
+          env: { PATH: SEARCH_PATH, LC_ALL: 'C' },
+          timeout: options.timeoutMs ?? TIMEOUT_MS,
+          killSignal: 'SIGKILL',
+          maxBuffer: MAX_OUTPUT_BYTES,
+          encoding: 'utf8',
+        },
+        (error, stdout, stderr) => {
+          if (error === null) resolve({ stdout, stderr });
+          else reject(failure(file, args, error, stderr));
+        },
+      );
+      // A program that does not read its input closes the pipe early; its exit code says enough.
+      child.stdin?.on('error', () => {});
+      child.stdin?.end(options.input ?? '');
+    } finally {
+      process.umask(own);
+    }
   });
 
 /** The details of a COMMAND_FAILED error; null for any other value. */

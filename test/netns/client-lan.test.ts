@@ -100,6 +100,9 @@ test('a tunnel in a namespace changes nothing outside, and programs run in it', 
     expect(exec('ping', '-n', '-c', '1', '-W', '1', '10.77.1.2').status).not.toBe(0);
     expect(exec('--netns', name, 'sh', '-c', 'exit 42').status).toBe(42);
     expect(exec('sh', '-c', 'kill -TERM $$').status).toBe(143);
+    // Its files are the caller's.
+    const umask = process.umask().toString(8).padStart(4, '0');
+    expect(exec('sh', '-c', 'umask').stdout.trim()).toBe(umask);
     expect(exec('no-such-program').status).toBe(127);
     expect(exec('/etc/passwd').status).toBe(126);
     expect(exec('--netns', 'cvt-none', 'true').status).toBe(3);

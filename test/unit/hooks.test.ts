@@ -54,6 +54,13 @@ describe('a hook', () => {
     });
   });
 
+  test('writes files for the operator alone', async () => {
+    const { connect, lines } = setUp({ connected: [['/bin/sh', '-c', 'umask']] }, run);
+    connect('laptop');
+    while (lines.length === 0) await turn();
+    expect(lines[0]?.output).toBe('0077');
+  });
+
   test('is no line for a shell', async () => {
     const { connect, lines } = setUp({ connected: [['/bin/echo', '$HOME; `id`']] }, run);
     connect('laptop');

@@ -62,6 +62,20 @@ async function codeOf(promise: Promise<unknown>): Promise<string> {
   throw error ?? new Error('no error');
 }
 
+test('a program of the host makes files for everybody, however private ours are', async () => {
+  const mode = async (name: string, options?: Parameters<Run>[2]) => {
+    await run('touch', [join(folder, name)], options);
+    return statSync(join(folder, name)).mode & 0o777;
+  };
+  const before = process.umask(0o077);
+  try {
+    expect([await mode('a'), await mode('b', { umask: 0o077 })]).toEqual([0o644, 0o600]);
+    expect(process.umask()).toBe(0o077);
+  } finally {
+    process.umask(before);
+  }
+});
+
 test('run takes arguments as they are, gives input, and speaks English', async () => {
   const text = '$(id) "x" ; y';
   expect((await run('printf', ['%s', text])).stdout).toBe(text);
