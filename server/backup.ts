@@ -2,7 +2,7 @@
  * Backups of a state directory and the way back: on demand to any file, by itself once a day and
  * at each start into `backups/`. The file's format is store/backup-file.ts.
  */
-import { existsSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
+import { chownSync, existsSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { readKeyFile, writeOwnerOnly } from '../keys/key-file.ts';
 import { keyToBase64, type PrivateKey } from '../keys/keypair.ts';
@@ -113,8 +113,11 @@ export function restore(
     if (!options.replace) requireNoGoodStore(database);
     const restored = `${database}.restored`;
     extractStore(file, restored);
+    giveToOwner(directory, restored);
     // After a crash from here on the same command does the rest.
-    writeOwnerOnly(join(directory, IDENTITY_FILE), `${keyToBase64(facts.privateKey)}\n`, true);
+    const identity = join(directory, IDENTITY_FILE);
+    writeOwnerOnly(identity, `${keyToBase64(facts.privateKey)}\n`, true);
+    giveToOwner(directory, identity);
     const replaced = setAside(directory, options.now);
     renameSync(restored, database);
     return { file, made: timeText(facts.made), peers: facts.peers, replaced };
@@ -146,6 +149,13 @@ function requireNoGoodStore(database: string): void {
     throw error;
   }
   throw new VpnError('STATE_IN_USE', `${database} is in order and has ${peers} peers`);
+}
+
+/** A file that root has made belongs to whom the directory does: the user of a service. */
+function giveToOwner(directory: string, file: string): void {
+  if (process.geteuid?.() !== 0) return;
+  const { uid, gid } = statSync(directory);
+  chownSync(file, uid, gid);
 }
 
 /** Moves the store away, with what SQLite keeps beside it. Returns where it is. */

@@ -1,4 +1,6 @@
 /** Commands about the host that the server runs on: what is wrong with it, and back to what it was. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import { ExitCode } from '../shared/errors.ts';
 import type { CommandSpec } from '../shared/program.ts';
 import type { Check } from './doctor.ts';
@@ -43,14 +45,20 @@ export const serviceCommand: CommandSpec<PlaceOptions> = {
   ],
   options: [CONFIG],
   run: async ({ options, output, env }) => {
-    const { ownPaths, unitText } = await import('./service-unit.ts');
-    const { listen } = await readConfiguration(findPlace(options, env), {});
+    const { hiddenFromService, ownPaths, unitText } = await import('./service-unit.ts');
+    const place = findPlace(options, env);
+    const { listen } = await readConfiguration(place, {});
     const paths = ownPaths();
     const unit = unitText(paths, listen.port);
     output.facts({ unit }, unit.trimEnd());
-    const hidden = [paths.node, paths.program].find((path) => /^\/(home|root)\//.test(path));
-    if (hidden !== undefined) {
-      output.warn(`the service cannot read ${hidden}: install for all, as with npm install -g`);
+    for (const path of [paths.node, paths.program]) {
+      const hidden = hiddenFromService(path);
+      if (hidden === null) continue;
+      output.warn(`the service cannot read ${path}, because of ${hidden}: install it in /opt`);
+    }
+    const clients = join(place.stateDirectory, 'clients');
+    if (existsSync(clients)) {
+      output.warn(`the service takes over ${clients}: give it or them other directories`);
     }
     return undefined;
   },

@@ -1,5 +1,5 @@
 /** The systemd unit of the server, with the paths of this installation and its port. */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 /** It lies beside the sources, also seen from dist/. */
@@ -14,6 +14,21 @@ export interface UnitPaths {
 /** The paths of what is running now. */
 export function ownPaths(): UnitPaths {
   return { node: process.execPath, program: fileURLToPath(new URL('./cli.js', import.meta.url)) };
+}
+
+/**
+ * The folder or file because of which the user of the service cannot read `path`; null: he can.
+ * He does not see home directories, whatever their modes are.
+ */
+export function hiddenFromService(path: string): string | null {
+  const parts = path.split('/').slice(1);
+  const above = parts.map((_, at) => `/${parts.slice(0, at + 1).join('/')}`);
+  const isOpen = (part: string): boolean => {
+    if (['/home', '/root', '/run/user', '/tmp'].includes(part)) return false;
+    const bits = part === path ? 0o004 : 0o001;
+    return ((statSync(part, { throwIfNoEntry: false })?.mode ?? 0) & bits) !== 0;
+  };
+  return above.find((part) => !isOpen(part)) ?? null;
 }
 
 /** A port below 1024 needs one privilege more. */

@@ -5,6 +5,8 @@
  */
 import {
   closeSync,
+  constants,
+  fstatSync,
   fsyncSync,
   openSync,
   readFileSync,
@@ -256,11 +258,24 @@ function refused(what: string, cause: unknown): VpnError {
 
 function readEntries(path: string): Entry[] {
   let text: string;
+  let owner: number;
   try {
-    text = readFileSync(path, 'utf8');
+    const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+    try {
+      owner = fstatSync(fd).uid;
+      text = readFileSync(fd, 'utf8');
+    } finally {
+      closeSync(fd);
+    }
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return [];
     throw new VpnError('STATE_UNUSABLE', `cannot read the journal ${path}`, { cause });
+  }
+  // What it lists is done with our privileges: root does nothing that another user wrote down.
+  if (owner !== 0 && owner !== process.geteuid?.()) {
+    throw new VpnError('STATE_UNUSABLE', `the journal ${path} belongs to another user`, {
+      hint: 'A service undoes its own: start and stop it. Else undo by hand what it lists, then remove it.',
+    });
   }
   try {
     const entries = z.array(entrySchema).safeParse(JSON.parse(text));

@@ -126,8 +126,9 @@ export async function offerWireguardSocket(options: OfferOptions): Promise<Wireg
   try {
     const device = { view, apply: null };
     return await serveWireguardSocket({ ...shared, device, ...(directory && { directory }) });
-  } catch (err) {
-    log.warn({ err }, `\`wg show ${name}\` will not work`);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    log.warn({ reason }, `\`wg show ${name}\` will not work`);
     return null;
   }
 }

@@ -1,7 +1,9 @@
 /** Backups of a state directory and the way back. */
 import {
   chmodSync,
+  chownSync,
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -75,6 +77,21 @@ it('holds the store of a running server and its key, for the owner alone', () =>
   expect(readFileSync(join(elsewhere, 'server.db')).includes(Buffer.from(key))).toBe(false);
   expect(readdirSync(root).toSorted()).toEqual(['elsewhere', 'one.backup', 'state']);
 });
+
+it.skipIf(process.getuid?.() !== 0)(
+  'restored by root, it is the user of a service who has it',
+  () => {
+    backUp(state, file, once);
+    const elsewhere = join(root, 'elsewhere');
+    mkdirSync(elsewhere, { mode: 0o700 });
+    chownSync(elsewhere, 61_234, 61_235);
+    restore(elsewhere, file, once);
+    for (const name of ['server.db', 'identity.key']) {
+      const { uid, gid, mode } = statSync(join(elsewhere, name));
+      expect([uid, gid, mode & 0o777]).toEqual([61_234, 61_235, 0o600]);
+    }
+  },
+);
 
 it('replaces a file only when told', () => {
   writeFileSync(file, 'something else');

@@ -1,12 +1,14 @@
 /** The undo journal and what is no command: files of the host and kernel settings. */
 import {
   chmodSync,
+  chownSync,
   existsSync,
   lstatSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
   readlinkSync,
+  renameSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -101,4 +103,16 @@ test.each([
 ])('a journal that says %s is not followed', (text) => {
   writeFileSync(path, text);
   expect(reopened).toThrow(/damaged/);
+});
+
+test.skipIf(process.getuid?.() !== 0)('root undoes nothing that another user wrote down', () => {
+  writeFileSync(file, 'before\n');
+  new Journal(path).replaceFile(file, 'meanwhile\n');
+  chownSync(path, 61_234, 61_234);
+  expect(reopened).toThrow(/belongs to another user/);
+  // Nor by way of a link to a file of root's.
+  chownSync(path, 0, 0);
+  renameSync(path, `${path}.other`);
+  symlinkSync(`${path}.other`, path);
+  expect(reopened).toThrow(/cannot read the journal/);
 });

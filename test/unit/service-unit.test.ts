@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
 import { statusLine, sumTraffic } from '../../server/service-notices.ts';
-import { unitText } from '../../server/service-unit.ts';
+import { hiddenFromService, unitText } from '../../server/service-unit.ts';
 import type { PeerId } from '../../shared/dataplane.ts';
 import type { PeerStatus } from '../../shared/session/engine.ts';
 
@@ -32,6 +32,13 @@ describe('the unit', () => {
     expect(lines).toContain(`ExecStart=${command} start`);
     expect(lines).toContain(`ExecReload=${command} reload`);
     expect(lines).toContain(`ExecStopPost=-${command} cleanup`);
+  });
+
+  test('is of no use when its user cannot read the programs, and says which place is closed', () => {
+    expect(hiddenFromService('/usr/bin/env')).toBe(null);
+    expect(hiddenFromService('/root/culvert/dist/server/cli.js')).toBe('/root');
+    expect(hiddenFromService('/etc/shadow')).toBe('/etc/shadow');
+    expect(hiddenFromService('/opt/no such folder/cli.js')).toBe('/opt/no such folder');
   });
 
   test('has one privilege, and one more for a port below 1024', () => {
