@@ -1,5 +1,6 @@
-// Builds native/ into build/Release/culvert.node when a source, binding.gyp, this script or node
-// has changed since the last time: node scripts/build-addon.mjs
+// Builds native/ into build/Release/ when a source, binding.gyp, this script or node has changed
+// since the last time: node scripts/build-addon.mjs [TARGET]
+//   TARGET: one of TARGETS below; the addon when none is named.
 // Quiet when all is well; shows the whole log when not. Runs at `npm install`, so it needs no
 // other file of scripts/.
 import { execFileSync, spawnSync } from 'node:child_process';
@@ -14,8 +15,24 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const SELF = fileURLToPath(import.meta.url);
 const IPSEC_MB = '/usr/include/intel-ipsec-mb.h';
 
-/** What the result depends on, as one hash; `extra` names what else was asked for. */
-export function fingerprint(extra) {
+/** What can be built: its file in build/Release/ and gyp's -D arguments. */
+const TARGETS = {
+  culvert: { file: 'culvert.node', defines: [] },
+  culvert_sanitized: { file: 'culvert_sanitized.node', defines: ['-Dculvert_sanitize=1'] },
+  native_selftest: { file: 'native_selftest', defines: ['-Dculvert_selftest=1'] },
+  native_selftest_sanitized: {
+    file: 'native_selftest_sanitized',
+    defines: ['-Dculvert_selftest=1'],
+  },
+};
+
+/** Where the file of a target is once it is built. */
+export function productOf(target) {
+  return join(ROOT, 'build/Release', TARGETS[target].file);
+}
+
+/** What the result depends on, as one hash. */
+function fingerprint(target) {
   const hash = createHash('sha256');
   const native = readdirSync(join(ROOT, 'native'));
   const sources = native.filter((name) => /\.(cc|h)$/.test(name)).sort();
@@ -27,27 +44,15 @@ export function fingerprint(extra) {
       .update('\n');
   }
   hash.update(readFileSync(SELF));
-  hash.update([process.version, process.arch, existsSync(IPSEC_MB), extra].join('\n'));
+  hash.update([process.version, process.arch, existsSync(IPSEC_MB), target].join('\n'));
   return hash.digest('hex');
-}
-
-/** True when the stamp file in build/ holds `mark` and the product is there. */
-export function isBuilt(stamp, product, mark) {
-  const file = join(ROOT, 'build', stamp);
-  if (!existsSync(file) || !existsSync(join(ROOT, product))) return false;
-  return readFileSync(file, 'utf8') === mark;
-}
-
-/** Writes the stamp file after a build. */
-export function setBuilt(stamp, mark) {
-  writeFileSync(join(ROOT, 'build', stamp), mark);
 }
 
 /**
  * Runs `args` with node while no other build runs in this checkout (two would mix their files in
  * build/). Without flock the build goes on unguarded. Returns the exit code.
  */
-export function runLocked(args) {
+function runLocked(args) {
   mkdirSync(join(ROOT, 'build'), { recursive: true });
   const lock = join(ROOT, 'build', 'lock');
   const options = { cwd: ROOT, stdio: 'inherit' };
@@ -60,7 +65,7 @@ export function runLocked(args) {
  * Configures and builds one target; `defines` are gyp's -D arguments. Throws with the whole log
  * when it fails.
  */
-export function gyp(target, defines) {
+function gyp(target, defines) {
   const bin = join(
     dirname(createRequire(SELF).resolve('node-gyp/package.json')),
     'bin/node-gyp.js',
@@ -78,22 +83,36 @@ export function gyp(target, defines) {
   run(['build', target, '--release', jobs]);
 }
 
-function main() {
-  const stamp = 'addon.stamp';
-  const product = 'build/Release/culvert.node';
-  const mark = fingerprint('addon');
-  if (isBuilt(stamp, product, mark)) return 0;
-  if (!process.argv.includes('--locked')) return runLocked([SELF, '--locked']);
+/**
+ * Builds a target unless it is there as of these sources. Returns the exit code; the log of a
+ * build that failed is printed. `locked`: this process holds the lock.
+ */
+export function buildTarget(target, locked = false) {
+  const stamp = join(ROOT, 'build', `${target}.stamp`);
+  const product = productOf(target);
+  const mark = fingerprint(target);
+  const built = existsSync(stamp) && existsSync(product) && readFileSync(stamp, 'utf8') === mark;
+  if (built) return 0;
+  if (!locked) return runLocked([SELF, target, '--locked']);
   try {
-    gyp('culvert', []);
-    // Loads or says why not, here rather than at the first start.
-    execFileSync(process.execPath, ['-e', `require(${JSON.stringify(join(ROOT, product))})`]);
+    gyp(target, TARGETS[target].defines);
+    // The product loads or says why not, here rather than at the first start.
+    const load = `require(${JSON.stringify(product)})`;
+    if (target === 'culvert') execFileSync(process.execPath, ['-e', load]);
   } catch (error) {
-    console.error(`${error.message}\nThe native addon was not built.`);
+    console.error(`${error.message}\nThe native target ${target} was not built.`);
     return 1;
   }
-  setBuilt(stamp, mark);
+  writeFileSync(stamp, mark);
   return 0;
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1]).href) process.exit(main());
+function main([target = 'culvert', flag]) {
+  if (target in TARGETS) return buildTarget(target, flag === '--locked');
+  console.error(`There is no target ${target}, only ${Object.keys(TARGETS).join(', ')}.`);
+  return 2;
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1]).href) {
+  process.exit(main(process.argv.slice(2)));
+}

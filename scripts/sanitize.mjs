@@ -17,13 +17,11 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
-import { fileURLToPath, pathToFileURL } from 'node:url';
-import { fingerprint, gyp, isBuilt, runLocked, setBuilt } from './build-addon.mjs';
+import { pathToFileURL } from 'node:url';
+import { buildTarget, productOf } from './build-addon.mjs';
 import { inRoot, must, ROOT, run } from './steps.mjs';
 
-const SELF = fileURLToPath(import.meta.url);
 const TARGET = 'culvert_sanitized';
-const PRODUCT = `build/Release/${TARGET}.node`;
 const COPY = inRoot('build/sanitize');
 const REPORTS = join(COPY, 'reports');
 const NODE = join(COPY, 'node');
@@ -43,21 +41,6 @@ const OPTIONS = [
   `log_path=${join(REPORTS, 'report')}`,
 ].join(':');
 
-function build() {
-  const stamp = `${TARGET}.stamp`;
-  const mark = fingerprint(TARGET);
-  if (isBuilt(stamp, PRODUCT, mark)) return 0;
-  if (!process.argv.includes('--locked')) return runLocked([SELF, '--locked']);
-  try {
-    gyp(TARGET, ['-Dculvert_sanitize=1']);
-  } catch (error) {
-    console.error(`${error.message}\nThe sanitized addon was not built.`);
-    return 1;
-  }
-  setBuilt(stamp, mark);
-  return 0;
-}
-
 /** A checkout that differs in its addon only. */
 function copyCheckout() {
   rmSync(COPY, { recursive: true, force: true });
@@ -68,7 +51,7 @@ function copyCheckout() {
   symlinkSync(relative(COPY, inRoot('node_modules')), join(COPY, 'node_modules'));
   mkdirSync(join(COPY, 'build/Release'), { recursive: true });
   mkdirSync(REPORTS);
-  copyFileSync(inRoot(PRODUCT), join(COPY, 'build/Release/culvert.node'));
+  copyFileSync(productOf(TARGET), join(COPY, 'build/Release/culvert.node'));
 }
 
 /** Makes the tests of the copy start our programs with `NODE`, which loads `library` first. */
@@ -94,8 +77,8 @@ async function library(name) {
 }
 
 async function main() {
-  const code = build();
-  if (code !== 0 || process.argv.includes('--locked')) return code;
+  const code = buildTarget(TARGET);
+  if (code !== 0) return code;
   await must(process.execPath, [inRoot('node_modules/typescript/bin/tsc'), '-p', '.']);
   copyCheckout();
   useNode(await library('libasan.so'));
