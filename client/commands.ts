@@ -58,7 +58,10 @@ const placeOptions = [
 const trafficOptions = [
   new Option('--full', 'send everything through the tunnel'),
   new Option('--accept-full', 'do so when the server wishes it'),
-  new Option('--no-lan', 'keep away from local networks, too, with --full or --protect'),
+  new Option(
+    '--no-lan',
+    'keep away from local networks, too, with --full, --accept-full or --protect',
+  ),
   new Option('--protect', 'let nothing leave this host but through the tunnel'),
   new Option('--lockdown', 'as --protect, and stay so when the client ends (see unlock)'),
   new Option('--netns <name>', 'put the tunnel into a network namespace (see exec)')
@@ -198,7 +201,7 @@ async function connect(
 ): Promise<number> {
   // Loaded here: status and disconnect need none of it.
   const { carrierOf, logLevelOf } = await import('./settings.ts');
-  const { chooseTarget } = await import('./target.ts');
+  const { chooseTarget, requireFull } = await import('./target.ts');
   const { ProfileStore } = await import('./profile-store.ts');
   const { createLogger } = await import('../shared/log.ts');
   const { deviceNameError } = await import('../shared/system/link.ts');
@@ -211,9 +214,11 @@ async function connect(
   const now = Math.floor(Date.now() / 1000);
   const { tunnel, target, fallbacks, notes } = chooseTarget({ text: args[0], invite, now }, store);
   const place = placeOfTunnel(base, tunnel);
+  const traffic = trafficOf(options);
+  if (!traffic.lan) requireFull(traffic, target);
   if (options.plan === true) {
     const { showPlan } = await import('./show-plan.ts');
-    return showPlan({ target, store, place, device, traffic: trafficOf(options) }, output);
+    return showPlan({ target, store, place, device, traffic }, output);
   }
   if (options.daemon === true) {
     if (target.type === 'file' && statSync(args[0]!, { throwIfNoEntry: false })?.isFIFO()) {
@@ -236,7 +241,7 @@ async function connect(
       device,
       localPort: options.localPort ?? null,
       timeoutMs: (options.timeout ?? DEFAULT_TIMEOUT_S) * 1000,
-      traffic: trafficOf(options),
+      traffic,
       carrier,
       log,
       report: options.report === true,

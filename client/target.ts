@@ -14,7 +14,9 @@ import {
   parseHostPort,
   parseProfile,
 } from '../shared/profile.ts';
+import type { Traffic } from './network-setup.ts';
 import { tunnelNameOf } from './place.ts';
+import { planTunnel } from './plan.ts';
 import type { Membership, ProfileStore } from './profile-store.ts';
 import { readSecretText } from './secret-file.ts';
 
@@ -86,6 +88,18 @@ export function chooseTarget(request: TargetRequest, store: ProfileStore): Choic
     fallbacks: [],
     notes: [],
   };
+}
+
+/**
+ * Refuses --no-lan where nothing can come to go through the tunnel as a whole: local networks
+ * would stay as they are, against what was asked for. Errors: USAGE.
+ */
+export function requireFull(traffic: Traffic, target: Target): void {
+  const defaults = planTunnel(target).network?.defaults ?? [];
+  if (traffic.full !== 'no' || traffic.protect || defaults.length > 0) return;
+  throw new VpnError('USAGE', '--no-lan has no effect on this connection', {
+    hint: 'Add --full, --accept-full, --protect or --lockdown.',
+  });
 }
 
 /** The tunnel goes by the name of the first. */

@@ -1,0 +1,53 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { createProgram } from '../../client/commands.ts';
+import { findPlace, tunnelMeant } from '../../client/place.ts';
+import { generatePrivateKey, keyToBase64, publicKeyOf } from '../../keys/keypair.ts';
+
+let folder: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), `culvert-c4-${process.pid}-`));
+});
+afterEach(() => rmSync(folder, { recursive: true }));
+
+test('a tunnel is found by its name and by what connect was given', () => {
+  const place = findPlace({ run: folder }, {});
+  writeFileSync(join(folder, 'client-x.conf.sock'), '');
+  const named = (text: string) => tunnelMeant(place, text);
+  expect(['office', 'office.conf', '/root/my/office.conf'].map(named)).toEqual(
+    Array(3).fill('office'),
+  );
+  expect(named('VPN.example.org:6000')).toBe('vpn.example.org_6000');
+  expect(named('vpn.example.org_6000')).toBe('vpn.example.org_6000');
+  expect(named('[fd00::1]:6000')).toBe('fd00__1_6000');
+  expect(named('x.conf')).toBe('x.conf');
+});
+
+test('--no-lan is refused where it would do nothing', async () => {
+  const [own, server] = [generatePrivateKey(), publicKeyOf(generatePrivateKey())];
+  const connect = async (allowedIps: string, ...flags: string[]) => {
+    const file = join(folder, 'office.conf');
+    const inside = `PrivateKey = ${keyToBase64(own)}\nAddress = 10.0.0.2/24`;
+    const peer = `PublicKey = ${keyToBase64(server)}\nAllowedIPs = ${allowedIps}`;
+    writeFileSync(file, `[Interface]\n${inside}\n[Peer]\n${peer}\n`, { mode: 0o600 });
+    let said = '';
+    const code = await createProgram({
+      // Ends there when the flags are good.
+      argv: ['connect', file, '--state', folder, '--run', folder, '--log', 'loud', ...flags],
+      env: {},
+      stdout: { write: () => true },
+      stderr: { write: (text) => (said += text) },
+    }).run();
+    expect(code).toBe(2);
+    return /--no-lan has no effect|--log "loud"/.exec(said)?.[0];
+  };
+  for (const flags of [[], ['--netns', 'office']]) {
+    expect(await connect('10.0.0.0/24', '--no-lan', ...flags)).toBe('--no-lan has no effect');
+  }
+  for (const flag of ['--full', '--accept-full', '--protect', '--lockdown']) {
+    expect(await connect('10.0.0.0/24', '--no-lan', flag)).toBe('--log "loud"');
+  }
+  expect(await connect('::/0', '--no-lan')).toBe('--log "loud"');
+});
