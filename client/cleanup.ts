@@ -1,11 +1,12 @@
-/** `vpn-client cleanup` and `unlock`: the host as it was before clients that are gone. */
+/** `vpn-client cleanup`: the host as it was before clients that are gone. */
 import { ExitCode, VpnError } from '../shared/errors.ts';
 import type { Output } from '../shared/program.ts';
 import { Journal } from '../shared/system/journal.ts';
 import { requireNetAdmin } from '../shared/system/require-tun.ts';
 import { run } from '../shared/system/run.ts';
+import { readLockdowns, warnOfMissing } from './lockdown.ts';
+import { endLockdowns } from './lockdown-commands.ts';
 import { type Place, placeOfTunnel, tunnelsWithJournal } from './place.ts';
-import { readLockdowns, unlock } from './protection.ts';
 import { readStatus } from './running.ts';
 
 /**
@@ -30,25 +31,17 @@ export async function cleanUp(place: Place, lockdown: boolean, output: Output): 
     }
     undone.push(...before.filter((what) => !failed.includes(what)).toReversed());
   }
-  const ended = lockdown ? await unlock(run) : [];
+  const ended = lockdown ? await endLockdowns(place, output) : [];
   undone.push(...ended.map((table) => `lockdown ${table}`));
   const text = undone.map((what) => `undone: ${what}`).join('\n');
   output.facts({ undone, failed }, text || 'nothing to undo');
-  if (!lockdown) await hintAtLockdown(output);
+  if (!lockdown) await hintAtLockdown(place, output);
   return failed.length === 0 ? ExitCode.ok : ExitCode.other;
 }
 
-/** Removes the rules of every lockdown on this host. Errors: NO_NET_ADMIN. */
-export async function endLockdown(output: Output): Promise<ExitCode> {
-  requireNetAdmin();
-  const ended = await unlock(run);
-  const text = ended.map((table) => `removed: table inet ${table}`).join('\n');
-  output.facts({ removed: ended }, text || 'this host is not locked down');
-  return ExitCode.ok;
-}
-
 /** A lockdown is meant to stay; whoever wonders why nothing works is told. */
-async function hintAtLockdown(output: Output): Promise<void> {
+async function hintAtLockdown(place: Place, output: Output): Promise<void> {
+  await warnOfMissing(place.stateDirectory, output, run);
   const tables = await readLockdowns(run).catch(() => []);
   if (tables.length > 0) output.talk('this host is locked down; `vpn-client unlock` ends it');
 }

@@ -173,10 +173,10 @@ export class Client {
     });
     const device = options.device ?? defaultDevice(keys.folder);
     const { log, traffic } = options;
-    const { journalPath } = options.place;
     const { run, lookUp } = this.#host;
     const mark = plan.fwmark;
-    const hostSide = new HostSide({ device, journalPath, traffic, mark, run, lookUp, log });
+    const { place } = options;
+    const hostSide = new HostSide({ device, place, traffic, mark, run, lookUp, log });
     this.#hostSide = hostSide;
     await hostSide.prepare(traffic.full !== 'no' || (plan.network?.defaults ?? []).length > 0);
     this.#opened = this.#engine.open({

@@ -153,13 +153,24 @@ export function createProgram(surroundings: Surroundings): Program {
         return cleanUp(findPlace(options, env), options.lockdown === true, output);
       },
     })
-    .add<object>({
+    .add<PlaceOptions>({
+      usage: 'lock',
+      summary: 'put back the rules of a lockdown that are missing, as after a reboot',
+      examples: ['vpn-client lock', 'vpn-client lock --json'],
+      options: placeOptions,
+      run: async ({ options, output, env }) => {
+        const { restoreLockdowns } = await import('./lockdown-commands.ts');
+        return restoreLockdowns(findPlace(options, env), output);
+      },
+    })
+    .add<PlaceOptions>({
       usage: 'unlock',
       summary: 'end a lockdown: this host may send again without a tunnel',
       examples: ['vpn-client unlock', 'vpn-client unlock --json'],
-      run: async ({ output }) => {
-        const { endLockdown } = await import('./cleanup.ts');
-        return endLockdown(output);
+      options: placeOptions,
+      run: async ({ options, output, env }) => {
+        const { unlock } = await import('./lockdown-commands.ts');
+        return unlock(findPlace(options, env), output);
       },
     })
     .add<ExecOptions>({

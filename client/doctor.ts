@@ -14,8 +14,8 @@ import type { HostPort } from '../shared/profile.ts';
 import { readLinks } from '../shared/system/link.ts';
 import { requireTun } from '../shared/system/require-tun.ts';
 import type { Run } from '../shared/system/run.ts';
+import { LOCKDOWN, Lockdowns, readLockdowns } from './lockdown.ts';
 import { type Place, tunnelsWithJournal } from './place.ts';
-import { readLockdowns } from './protection.ts';
 import { type LookUp, resolveEndpoints } from './resolve.ts';
 import { readStatus } from './running.ts';
 import type { ClientStatus } from './status.ts';
@@ -51,7 +51,7 @@ export async function examine(options: DoctorOptions): Promise<Finding[]> {
   const { place } = options;
   const found = [privileges(), ...(await programs(options.run)), clock(), leftovers(place)];
   const running = await readStatus(place, undefined).catch(() => []);
-  found.push(...(await lockdowns(options.run, running)));
+  found.push(...(await lockdowns(place, options.run, running)));
   found.push(...running.map(tunnel), names(options.resolvConf ?? '/etc/resolv.conf', running));
   found.push(...(await way(options)));
   if (running.length === 0) found.push(await overlap(options.run));
@@ -115,13 +115,31 @@ function leftovers(place: Place): Finding {
   return unknown('leftovers', text, 'When it is not running: `vpn-client cleanup`.');
 }
 
-/** What a client that is gone left locked lets no other client out, either. */
-async function lockdowns(run: Run, running: readonly ClientStatus[]): Promise<Finding[]> {
-  const tables = await readLockdowns(run).catch(() => []);
-  const left = tables.filter((table) => !running.some(({ device }) => table.endsWith(device)));
-  if (left.length === 0) return [];
-  const text = `this host is locked down: nothing leaves it (${left.join(', ')})`;
-  return [unknown('lockdown', text, 'Connect again with --lockdown, or run `vpn-client unlock`.')];
+/** What clients that are gone left locked, and what is to be locked and is not. */
+async function lockdowns(
+  { stateDirectory }: Place,
+  run: Run,
+  running: readonly ClientStatus[],
+): Promise<Finding[]> {
+  const found: Finding[] = [];
+  try {
+    const missing = await new Lockdowns(stateDirectory).missing(run);
+    if (missing.length > 0) {
+      const text = `the rules of a lockdown are gone, and this host is open (${missing.join(', ')})`;
+      found.push(bad('lockdown', text, 'Run `vpn-client lock`, or `vpn-client unlock` to end it.'));
+    }
+    const inUse = running.map(({ device }) => `${LOCKDOWN}${device}`);
+    const left = (await readLockdowns(run)).filter((table) => !inUse.includes(table));
+    if (left.length > 0) {
+      const text = `this host is locked down: only tunnels lead out (${left.join(', ')})`;
+      found.push(unknown('lockdown', text, 'Connect, or run `vpn-client unlock`.'));
+    }
+  } catch (error) {
+    // Without nft, or the right to call it, nobody knows; both are findings of their own.
+    if (error instanceof VpnError && error.code === 'STATE_UNUSABLE')
+      found.push(failed('lockdown', error));
+  }
+  return found;
 }
 
 function tunnel({ tunnel: name, state, server }: ClientStatus): Finding {

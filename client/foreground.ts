@@ -98,7 +98,7 @@ async function withClosures(reason: VpnError): Promise<VpnError> {
   if (tables.length === 0) return reason;
   return new VpnError(reason.code, reason.message, {
     cause: reason.cause,
-    hint: `Rules of another connection, or of a lockdown, let nothing else leave this host (${tables.join(', ')}): disconnect it, or run \`vpn-client cleanup\` or \`vpn-client unlock\`.`,
+    hint: `Rules of another connection, or of a lockdown, let nothing but protected tunnels leave this host (${tables.join(', ')}): connect with --protect, too, or run \`vpn-client disconnect\`, \`cleanup\` or \`unlock\`.`,
   });
 }
 

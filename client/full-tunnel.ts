@@ -1,28 +1,36 @@
 /**
  * The full tunnel as routes and rules. All packets of a family look into a table of our own, whose
- * default route is the tunnel; our sealed datagrams carry a mark that keeps them out of it, so the
- * way to the server stays whatever the host's main table says, also after a change of network. A
+ * default route is the tunnel; sealed datagrams carry a mark that keeps them out of it, so the way
+ * to the server stays whatever the host's main table says, also after a change of network. The
+ * mark is the same for all tunnels of this host: none of them swallows the datagrams of another. A
  * family that the tunnel does not carry has an unreachable default there. Pure.
  *
  * In the order in which the kernel asks: our port (only where sources are checked strictly: the
  * check does not see marks), local networks (the main table without its default), everything
- * without our mark. wg-quick has made the last two common.
+ * without the mark. wg-quick has made the last two common.
  */
 import type { HostChange } from '../shared/system/journal.ts';
 import type { TakenNumbers } from './host-view.ts';
 
 export type Family = 4 | 6;
 
-/** Numbers that belong to this client alone. */
+/**
+ * Fwmark of the sealed datagrams of every client that has rules of its own. No bit of it is one
+ * that kube-proxy (0x4000, 0x8000), Cilium (0x0f00), Calico or Tailscale (from 0x10000 on) read.
+ */
+export const SEALED_MARK = 0x3055;
+
+/** Numbers of this client's rules; all but `mark` and `port` are its own alone. */
 export interface RoutingNumbers {
+  /** SEALED_MARK, or what the profile says. */
   readonly mark: number;
   /** Table of the default route. */
   readonly table: number;
   /** Table of what overlaps a local network. */
   readonly overlapTable: number;
   /** Priorities of rules, in the order of asking. */
-  readonly overlap: number;
   readonly port: number;
+  readonly overlap: number;
   readonly local: number;
   readonly everything: number;
 }
@@ -35,36 +43,38 @@ export interface FullTunnelWish {
   readonly blocked: readonly Family[];
   /** Local networks stay reachable. */
   readonly lan: boolean;
-  /** UDP port of our datagrams when the kernel checks sources strictly; null: it does not. */
-  readonly strictPort: number | null;
 }
 
 const FIRST_NUMBER = 52_000;
 /** Pairs of tables to choose from. */
 const PAIRS = 1_000;
-const RULES = 4;
+/** Priorities that `chooseNumbers` counts down from the lowest one in use. */
+const RULES = 3;
+/** Before every rule of every tunnel: the port of one must not be led into another. */
+const PORT_PRIORITY = 10;
 /** Priority of the rule that leads to the main table. */
 const MAIN = 32_766;
 
 /**
  * Numbers nobody uses. `seed` spreads clients that choose at the same time. `mark`: from the
- * profile, 0: choose one.
+ * profile, 0: none.
  */
 export function chooseNumbers(taken: TakenNumbers, seed: number, mark = 0): RoutingNumbers {
-  const used = (number: number): boolean => taken.tables.has(number) || taken.marks.has(number);
+  const used = (number: number): boolean => taken.tables.has(number);
   let pair = seed % PAIRS;
   const tableOf = (): number => FIRST_NUMBER + pair * 2;
   for (let i = 0; i < PAIRS && (used(tableOf()) || used(tableOf() + 1)); i++) {
     pair = (pair + 1) % PAIRS;
   }
-  // Before every rule but the kernel's first: what others route by rules is in the tunnel, too.
-  const lowest = Math.min(...[...taken.priorities].filter((p) => p > RULES), MAIN);
+  // Before the rules of others: what they route is in the tunnel, too.
+  const others = [...taken.priorities].filter((p) => p > PORT_PRIORITY + RULES);
+  const lowest = Math.min(...others, MAIN);
   return {
-    mark: mark === 0 ? tableOf() : mark,
+    mark: mark === 0 ? SEALED_MARK : mark,
     table: tableOf(),
     overlapTable: tableOf() + 1,
-    overlap: lowest - 4,
-    port: lowest - 3,
+    port: PORT_PRIORITY,
+    overlap: lowest - 3,
     local: lowest - 2,
     everything: lowest - 1,
   };
@@ -72,7 +82,7 @@ export function chooseNumbers(taken: TakenNumbers, seed: number, mark = 0): Rout
 
 /** The changes in the order to make them. */
 export function fullTunnelChanges(wish: FullTunnelWish): HostChange[] {
-  const { device, numbers, carried, blocked, lan, strictPort } = wish;
+  const { device, numbers, carried, blocked, lan } = wish;
   const table = String(numbers.table);
   const changes: HostChange[] = [];
   for (const family of [...carried, ...blocked]) {
@@ -86,9 +96,9 @@ export function fullTunnelChanges(wish: FullTunnelWish): HostChange[] {
       apply: ['ip', v, 'route', 'add', ...way, 'table', table],
       undo: ['ip', v, 'route', 'del', ...way, 'table', table],
     });
-    if (strictPort !== null && family === 4) {
-      const port = ['ipproto', 'udp', 'sport', String(strictPort), 'lookup', 'main'];
-      changes.push(rule('our own port beside the tunnel', family, numbers.port, port));
+    if (numbers.mark !== SEALED_MARK) {
+      const others = ['fwmark', String(SEALED_MARK), 'lookup', 'main'];
+      changes.push(rule('other tunnels beside this one', family, numbers.local, others));
     }
     if (lan) {
       const local = ['lookup', 'main', 'suppress_prefixlength', '0'];
@@ -98,6 +108,15 @@ export function fullTunnelChanges(wish: FullTunnelWish): HostChange[] {
     changes.push(rule('everything else into the tunnel', family, numbers.everything, rest));
   }
   return changes;
+}
+
+/**
+ * Our datagrams come in although a full tunnel, ours or another, has the way back to their sender:
+ * where the kernel checks sources strictly it asks for that way without the mark. IPv4 alone.
+ */
+export function portChange(port: number): HostChange {
+  const selector = ['ipproto', 'udp', 'sport', String(port), 'lookup', 'main'];
+  return rule('our own port beside the tunnel', 4, PORT_PRIORITY, selector);
 }
 
 /** A policy rule and its undo. */

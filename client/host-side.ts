@@ -9,16 +9,18 @@ import { TICK_MS } from '../shared/session/engine.ts';
 import { Journal, type UndoFailure } from '../shared/system/journal.ts';
 import type { Run } from '../shared/system/run.ts';
 import type { ConnectionState } from './connection.ts';
+import { SEALED_MARK } from './full-tunnel.ts';
 import { innerAddresses, type Network } from './lease.ts';
+import { Lockdowns } from './lockdown.ts';
 import { lookUpBeside } from './lookup-beside.ts';
 import { NetworkSetup, type Traffic, type Wish } from './network-setup.ts';
-import { Protection } from './protection.ts';
-import type { OpenQuery, ProtectionState } from './protection-rules.ts';
+import type { TunnelPlace } from './place.ts';
+import { Protection, type ProtectionState } from './protection.ts';
 import type { LookUp } from './resolve.ts';
 
 export interface HostSideOptions {
   readonly device: string;
-  readonly journalPath: string;
+  readonly place: TunnelPlace;
   readonly traffic: Traffic;
   /** The profile's fwmark; 0: none. */
   readonly mark: number;
@@ -47,15 +49,16 @@ export class HostSide {
 
   /** Errors: STATE_UNUSABLE. */
   constructor(options: HostSideOptions) {
-    const { device, traffic, mark, run, lookUp } = options;
+    const { device, place, traffic, mark, run, lookUp } = options;
     this.#options = options;
     this.#mark = mark;
-    const journal = new Journal(options.journalPath, run);
+    const journal = new Journal(place.journalPath, run);
     this.journal = journal;
     this.#setup = new NetworkSetup({ device, journal, traffic, mark, run, port: () => this.#port });
-    const { protect, lan, lockdown } = traffic;
-    this.#protection = protect ? new Protection({ device, journal, run, lan, lockdown }) : null;
-    const beside = lookUpBeside((query, ask) => this.#letOut(query, ask));
+    const { protect, lan } = traffic;
+    const lockdowns = traffic.lockdown ? new Lockdowns(place.stateDirectory) : null;
+    this.#protection = protect ? new Protection({ device, journal, run, lan, lockdowns }) : null;
+    const beside = lookUpBeside((query, ask) => this.#setup.letOut(query, ask));
     this.lookUp = (name) => (protect || this.#setup.isFull ? beside(name) : lookUp(name));
   }
 
@@ -76,7 +79,7 @@ export class HostSide {
 
   /**
    * Before there is a device: puts the protection in place, undoes what a client before left
-   * behind, chooses numbers. `mayBeFull`: everything may come to go through the tunnel.
+   * behind. `mayBeFull`: everything may come to go through the tunnel.
    */
   async prepare(mayBeFull: boolean): Promise<void> {
     await this.#protection?.begin();
@@ -85,14 +88,15 @@ export class HostSide {
       this.#options.log.warn({ changes: left }, 'undoing what a client before left behind');
       this.#report(await this.journal.undoAll(this.#protection?.what));
     }
-    if (mayBeFull || this.#protection !== null) this.#mark = (await this.#setup.numbers()).mark;
+    if (this.#mark === 0 && (mayBeFull || this.#protection !== null)) this.#mark = SEALED_MARK;
   }
 
   /** There is a device, and a socket at `port`. */
   async opened(port: number): Promise<void> {
     this.#port = port;
-    await this.#setup.place();
-    await this.#protection?.set({ underlay: { mark: this.#mark, port } });
+    const mark = this.#mark;
+    await this.#setup.place(mark !== 0);
+    if (mark !== SEALED_MARK) await this.#protection?.set({ ownMark: { mark, port } });
   }
 
   /** Ranges that the server's peer has: everything, when everything goes through it. */
@@ -107,9 +111,9 @@ export class HostSide {
     const { addresses: own, routes } = wish.network;
     const addresses = innerAddresses(wish.network);
     const ranges = [...own.map((cidr) => networkText(parseCidr(cidr)!)), ...routes];
-    const state = this.#protection?.state === 'blocked' ? 'blocked' : 'connected';
-    await this.#protection?.set({ state, addresses, ranges });
+    await this.#protection?.set({ addresses, ranges });
     await this.#setup.apply(wish);
+    if (this.#protection?.state === 'connecting') this.#protection.follow('connected');
     this.#tellClashes();
   }
 
@@ -129,18 +133,9 @@ export class HostSide {
   /** The server answers, or does not; called at every tick. */
   follow(connection: ConnectionState): void {
     this.#keepProtection();
-    const state = connection === 'reconnecting' ? 'blocked' : 'connected';
-    const now = this.#protection?.state;
-    if (now === undefined || now === 'connecting' || now === state) return;
-    this.#protection?.set({ state }).catch((error: unknown) => {
-      this.#options.log.error({ err: error }, 'the protection could not be changed');
-    });
-  }
-
-  /** Past the rules of the protection, and beside the tunnel. */
-  #letOut<T>(query: OpenQuery, ask: () => Promise<T>): Promise<T> {
-    const leave = (): Promise<T> => this.#setup.beside(query.port, ask);
-    return this.#protection === null ? leave() : this.#protection.during(query, leave);
+    const state = this.#protection?.state;
+    if (state !== 'connected' && state !== 'blocked') return;
+    this.#protection?.follow(connection === 'reconnecting' ? 'blocked' : 'connected');
   }
 
   #keepProtection(): void {

@@ -37,7 +37,6 @@ interface RouteRow {
 interface RuleRow {
   readonly priority?: number;
   readonly table?: string;
-  readonly fwmark?: string;
 }
 
 /** `device`: our own, which is not part of the view. Errors: COMMAND_FAILED, COMMAND_MISSING. */
@@ -87,7 +86,6 @@ export function readNameServers(files: readonly string[] = RESOLVER_FILES): stri
 export interface TakenNumbers {
   readonly priorities: ReadonlySet<number>;
   readonly tables: ReadonlySet<number>;
-  readonly marks: ReadonlySet<number>;
 }
 
 /** Errors: COMMAND_FAILED, COMMAND_MISSING. */
@@ -105,7 +103,6 @@ export async function readTakenNumbers(run: Run): Promise<TakenNumbers> {
   return {
     priorities: new Set(all.map((rule) => rule.priority ?? 0)),
     tables: new Set([...all, ...routes.flat()].map((row) => Number(row.table))),
-    marks: new Set(all.map((rule) => Number(rule.fwmark))),
   };
 }
 

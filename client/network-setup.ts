@@ -21,6 +21,7 @@ import {
   chooseNumbers,
   type Family,
   fullTunnelChanges,
+  portChange,
   type RoutingNumbers,
   rule,
 } from './full-tunnel.ts';
@@ -33,7 +34,7 @@ import {
 } from './host-view.ts';
 import { findOverlap, type Overlap, overlapChanges } from './lan.ts';
 import { innerAddresses, type Network } from './lease.ts';
-import { guardScript, innerAlone } from './protection-rules.ts';
+import { guardScript, innerAlone, type OpenQuery, queryScript } from './protection-rules.ts';
 
 /** How this host's traffic is to go, as the user asked. */
 export interface Traffic {
@@ -82,6 +83,7 @@ export class NetworkSetup {
   /** Families whose packets all look into our own table. */
   #full: readonly Family[] = [];
   #mtu = 0;
+  #marked = false;
 
   constructor(options: SetupOptions) {
     const { traffic, run: runner = run } = options;
@@ -105,10 +107,17 @@ export class NetworkSetup {
     return this.#numbers;
   }
 
-  /** Moves the device to its namespace, which is made when there is none of that name. */
-  async place(): Promise<void> {
+  /**
+   * There is a device, and a socket: moves the device to its namespace, which is made when there
+   * is none of that name. `marked`: our datagrams have a mark, and go beside full tunnels.
+   */
+  async place(marked: boolean): Promise<void> {
     const { device, journal, traffic } = this.#options;
     const { netns } = traffic;
+    this.#marked = marked;
+    for (const change of this.#portChanges()) {
+      this.#applied.set(change.what, await journal.apply(change));
+    }
     if (netns === null) return;
     if (!existsSync(`/run/netns/${netns}`)) {
       await journal.apply(namespaceItself(netns));
@@ -148,29 +157,30 @@ export class NetworkSetup {
     await this.#inside('ip', bringUpArgs(device, mtu, forwards(traffic.netns)));
   }
 
+  #portChanges(): HostChange[] {
+    const port = this.#marked && checksSourcesStrictly() ? this.#options.port() : null;
+    return port === null ? [] : [portChange(port)];
+  }
+
   /** Everything goes through the tunnel now, so that what is to go beside it needs a way. */
   get isFull(): boolean {
     return this.#full.length > 0;
   }
 
-  /** Lets UDP from the local port `port` go beside a full tunnel while `body` runs. */
-  async beside<T>(port: number, body: () => Promise<T>): Promise<T> {
-    const { journal } = this.#options;
-    const rules: number[] = [];
+  /** Lets one query go past every protection, and beside a full tunnel, while `ask` runs. */
+  async letOut<T>(query: OpenQuery, ask: () => Promise<T>): Promise<T> {
+    const { device, journal } = this.#options;
+    const made: number[] = [];
     try {
+      made.push(await journal.apply(queryMark(device, query)));
       for (const family of this.#full) {
-        const selector = ['ipproto', 'udp', 'sport', String(port), 'lookup', 'main'];
-        const change = rule(
-          'a look-up beside the tunnel',
-          family,
-          (await this.numbers()).port,
-          selector,
-        );
-        rules.push(await journal.apply(change));
+        const selector = ['ipproto', 'udp', 'sport', String(query.port), 'lookup', 'main'];
+        const { port } = await this.numbers();
+        made.push(await journal.apply(rule('a look-up beside the tunnel', family, port, selector)));
       }
-      return await body();
+      return await ask();
     } finally {
-      for (const id of rules) await journal.undo(id);
+      for (const id of made.reverse()) await journal.undo(id);
     }
   }
 
@@ -199,16 +209,15 @@ export class NetworkSetup {
     if (traffic.netns !== null) return namespaceChanges(device, traffic.netns, network);
     const view = await readHostView(device, this.#outside);
     this.#overlap = network.table === undefined ? overlapOf(wish, view) : NOTHING;
-    const changes = networkChanges(device, network, this.#overlap);
+    const changes = [...this.#portChanges(), ...networkChanges(device, network, this.#overlap)];
     if (this.#overlap.ranges.length > 0) {
       changes.push(...overlapChanges(device, this.#overlap, await this.numbers()));
     }
     const { carried, blocked } = familiesOf(network, wish.full);
     if (carried.length + blocked.length === 0) return changes;
-    const strictPort = checksSourcesStrictly() ? this.#options.port() : null;
     const numbers = await this.numbers();
     const { lan } = traffic;
-    changes.push(...fullTunnelChanges({ device, numbers, carried, blocked, lan, strictPort }));
+    changes.push(...fullTunnelChanges({ device, numbers, carried, blocked, lan }));
     const alone = innerAlone(innerAddresses(network), view);
     if (!traffic.protect && alone.length > 0) changes.push(guard(device, alone));
     return changes;
@@ -337,6 +346,17 @@ function guard(device: string, addresses: readonly string[]): HostChange {
     what: `packets for ${addresses.join(', ')} only from ${device}`,
     apply: ['nft', '-f', '-'],
     input: guardScript(table, device, addresses),
+    undo: ['nft', ...deleteTableArgs('inet', table)],
+  };
+}
+
+/** A query for the server's name passes for a sealed datagram. */
+function queryMark(device: string, query: OpenQuery): HostChange {
+  const table = `culvert-query-${device}-${query.port}`;
+  return {
+    what: `a look-up from port ${query.port}`,
+    apply: ['nft', '-f', '-'],
+    input: queryScript(table, query),
     undo: ['nft', ...deleteTableArgs('inet', table)],
   };
 }

@@ -1,17 +1,18 @@
 /**
  * The rules of protected mode as one nftables script: which packets may leave this host while the
  * tunnel is wanted. A script replaces its table as a whole, so that no packet sees half of one.
- * Also the guard of a full tunnel without protection. Pure.
+ * Also the guard of a full tunnel without protection, and the mark of a look-up. Pure.
+ *
+ * Several clients may protect the same host, each with a table of its own, and the kernel asks all
+ * of them. So each lets pass what is sealed, whoever sealed it: datagrams with the mark of every
+ * client, which takes a privilege to set (socket(7), SO_MARK), and what goes into the device of
+ * any of their tunnels. No table names another client: one that ends, or is killed, changes nothing.
  */
 import { isIPv4 } from 'node:net';
 import { type Cidr, contains, isPrivate, networkText, parseCidr } from '../shared/cidr.ts';
+import { TUNNEL_GROUP } from '../shared/system/link.ts';
+import { SEALED_MARK } from './full-tunnel.ts';
 import type { HostView } from './host-view.ts';
-
-/**
- * disconnected: no client runs (lockdown). connecting: our datagrams leave, the tunnel is not up.
- * connected: the tunnel, too. blocked: as connected, but the server does not answer.
- */
-export type ProtectionState = 'disconnected' | 'connecting' | 'connected' | 'blocked';
 
 /** A query for the server's name that may leave now. */
 export interface OpenQuery {
@@ -20,19 +21,20 @@ export interface OpenQuery {
 }
 
 export interface ProtectionFacts {
-  readonly state: ProtectionState;
   /** The tunnel's device. */
   readonly device: string;
-  /** Fwmark and port of our datagrams; null: there is no socket. */
-  readonly underlay: { readonly mark: number; readonly port: number } | null;
+  /** Fwmark of a profile and port of our datagrams; null: they have SEALED_MARK. */
+  readonly ownMark: { readonly mark: number; readonly port: number } | null;
   /** Own addresses inside. */
   readonly addresses: readonly string[];
   /** Ranges that are the tunnel's alone, whatever a local network says; no default routes. */
   readonly ranges: readonly string[];
   /** Local networks that may be reached, `address/length`; null: none. */
   readonly lan: readonly string[] | null;
-  readonly query: OpenQuery | null;
 }
+
+/** A mark is left behind when a client is killed while it asks: it may be in force for this long. */
+const QUERY_LIFETIME = '30s';
 
 /** What belongs to a local network beside its own ranges: link-local, and groups in it. */
 const ON_LINK = ['169.254.0.0/16', '224.0.0.0/24', '239.255.255.250', 'fe80::/10', 'ff02::/16'];
@@ -57,25 +59,25 @@ export function innerAlone(addresses: readonly string[], view: HostView): string
 
 /** A script for `nft -f -`. */
 export function protectionScript(table: string, facts: ProtectionFacts): string {
-  const { device, underlay, query, lan, ranges } = facts;
-  const up = facts.state === 'connected' || facts.state === 'blocked';
+  const { device, ownMark, lan, ranges } = facts;
+  // A device is in the group once its tunnel is connected.
+  const intoTunnels = `oifgroup ${TUNNEL_GROUP} accept`;
   const outgoing = [
     'oifname "lo" accept',
-    ...(up ? [`oifname "${device}" accept`] : []),
-    ...(underlay === null ? [] : [`meta mark ${underlay.mark} udp sport ${underlay.port} accept`]),
+    intoTunnels,
+    `meta mark ${SEALED_MARK} meta l4proto udp accept`,
+    ...(ownMark === null ? [] : [`meta mark ${ownMark.mark} udp sport ${ownMark.port} accept`]),
     // Addresses and neighbours of the local network; without them there is no underlay.
     'udp sport 68 udp dport 67 accept',
     'udp sport 546 udp dport 547 accept',
     'icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept',
-    ...(query === null
-      ? []
-      : toEach(query.nameServers, 'accept', `udp sport ${query.port} udp dport 53 `)),
     ...toEach(ranges, REJECT),
     ...(lan === null ? [] : toEach([...lan, ...ON_LINK], 'accept')),
     REJECT,
   ];
   const forwarded = [
-    ...(up ? [`oifname "${device}" accept`, `iifname "${device}" accept`] : []),
+    intoTunnels,
+    `iifname "${device}" accept`,
     ...toEach(ranges, 'counter drop'),
     ...(lan === null ? [] : toEach(lan, 'accept')),
     'counter drop',
@@ -92,15 +94,23 @@ export function guardScript(table: string, device: string, addresses: readonly s
   return replaceTable(table, guardChain(device, addresses));
 }
 
+/** Gives one query the mark of sealed datagrams, before any protection sees it. */
+export function queryScript(table: string, { port, nameServers }: OpenQuery): string {
+  const ports = `  set ports {\n    type inet_service; flags timeout; elements = { ${port} timeout ${QUERY_LIFETIME} }\n  }\n`;
+  const mark = `meta mark set ${SEALED_MARK}`;
+  const rules = toEach(nameServers, mark, 'udp sport @ports udp dport 53 ');
+  return replaceTable(table, [ports, chain('queries', 'hook output priority -1', rules)]);
+}
+
 function guardChain(device: string, addresses: readonly string[]): string[] {
   const rules = toEach(addresses, 'counter drop', `iifname != { "lo", "${device}" } `);
   return rules.length === 0 ? [] : [chain('incoming', 'hook prerouting priority -300', rules)];
 }
 
 /** Makes sure there is a table, removes it, and makes the new one: in one transaction. */
-function replaceTable(table: string, chains: readonly string[]): string {
+function replaceTable(table: string, parts: readonly string[]): string {
   const name = `inet ${table}`;
-  return `add table ${name}\ndelete table ${name}\ntable ${name} {\n${chains.join('')}}\n`;
+  return `add table ${name}\ndelete table ${name}\ntable ${name} {\n${parts.join('')}}\n`;
 }
 
 function chain(name: string, hook: string, rules: readonly string[]): string {

@@ -1,24 +1,28 @@
 /**
  * Protected mode while a client runs: keeps the rules at what the connection is in, follows the
- * local networks, lets queries for the server's name out, and leaves the right thing behind. The
- * rules themselves are protection-rules.ts.
+ * local networks, and leaves the right thing behind. The rules themselves are
+ * protection-rules.ts, what a lockdown leaves on disk is lockdown.ts.
  */
 import type { HostChange, Journal } from '../shared/system/journal.ts';
 import { applyNft, deleteTableArgs, hasTable, readRuleset } from '../shared/system/nft.ts';
 import type { Run } from '../shared/system/run.ts';
 import { readHostView } from './host-view.ts';
+import { LOCKDOWN, type Lockdowns } from './lockdown.ts';
 import {
   innerAlone,
   localRanges,
-  type OpenQuery,
   type ProtectionFacts,
-  type ProtectionState,
   protectionScript,
 } from './protection-rules.ts';
 
-/** Tables whose name begins so stay when their client ends. */
-const LOCKDOWN = 'culvert-lockdown-';
+/** Tables whose name begins so go with their client. */
 const PROTECTION = 'culvert-protect-';
+
+/**
+ * disconnected: the client ends (lockdown). connecting: the tunnel is not up. blocked: it is, and
+ * the server does not answer.
+ */
+export type ProtectionState = 'disconnected' | 'connecting' | 'connected' | 'blocked';
 
 export interface ProtectionOptions {
   readonly device: string;
@@ -26,17 +30,17 @@ export interface ProtectionOptions {
   readonly run: Run;
   /** Local networks stay reachable. */
   readonly lan: boolean;
-  /** The rules outlive the client. */
-  readonly lockdown: boolean;
+  /** Where it is written down that the rules outlive the client; null: they do not. */
+  readonly lockdowns: Lockdowns | null;
 }
 
-type Changeable = Pick<ProtectionFacts, 'state' | 'underlay' | 'addresses' | 'ranges'>;
+type Changeable = Pick<ProtectionFacts, 'ownMark' | 'addresses' | 'ranges'>;
 
 export class Protection {
   readonly #options: ProtectionOptions;
   readonly #table: string;
-  #facts: Changeable = { state: 'connecting', underlay: null, addresses: [], ranges: [] };
-  #query: OpenQuery | null = null;
+  #state: ProtectionState = 'connecting';
+  #facts: Changeable = { ownMark: null, addresses: [], ranges: [] };
   #script = '';
   #ended = false;
   /** One change of the rules after the other. */
@@ -44,11 +48,11 @@ export class Protection {
 
   constructor(options: ProtectionOptions) {
     this.#options = options;
-    this.#table = `${options.lockdown ? LOCKDOWN : PROTECTION}${options.device}`;
+    this.#table = `${options.lockdowns === null ? PROTECTION : LOCKDOWN}${options.device}`;
   }
 
   get state(): ProtectionState {
-    return this.#facts.state;
+    return this.#state;
   }
 
   /** What the journal calls it. */
@@ -56,11 +60,12 @@ export class Protection {
     return `protection ${this.#table}`;
   }
 
-  /** Puts the rules in place, before anything else is done. Errors: COMMAND_FAILED, COMMAND_MISSING. */
+  /** Puts the rules in place, before anything else is done. Errors: COMMAND_FAILED, COMMAND_MISSING, STATE_UNUSABLE. */
   async begin(): Promise<void> {
-    const { journal, lockdown, run } = this.#options;
+    const { journal, lockdowns, run } = this.#options;
     const change = await this.change();
-    if (lockdown || journal.has(this.what)) await applyNft(change.input, run);
+    await this.#writeDown();
+    if (lockdowns !== null || journal.has(this.what)) await applyNft(change.input, run);
     else await journal.apply(change);
     this.#script = change.input;
   }
@@ -70,9 +75,14 @@ export class Protection {
     return {
       what: this.what,
       apply: ['nft', '-f', '-'],
-      input: await this.#text(),
+      input: await this.#text(this.#facts),
       undo: ['nft', ...deleteTableArgs('inet', this.#table)],
     };
+  }
+
+  /** The server answers (connected), or does not (blocked): the rules are the same for both. */
+  follow(state: 'connected' | 'blocked'): void {
+    this.#state = state;
   }
 
   /** Changes what is known and, when the rules differ for it, the rules. */
@@ -86,10 +96,11 @@ export class Protection {
     this.#work = this.#work
       .catch(() => {})
       .then(async () => {
-        const script = await this.#text();
+        const script = await this.#text(this.#facts);
         if (script === this.#script) return;
         await applyNft(script, this.#options.run);
         this.#script = script;
+        await this.#writeDown();
       });
     return this.#work;
   }
@@ -112,53 +123,33 @@ export class Protection {
     return missing;
   }
 
-  /** Lets one query out as long as `ask` runs. */
-  async during<T>(query: OpenQuery, ask: () => Promise<T>): Promise<T> {
-    this.#query = query;
-    await this.refresh();
-    try {
-      return await ask();
-    } finally {
-      // A later query may have begun since: whoever waited for this one gave up in between.
-      if (this.#query === query) this.#query = null;
-      await this.refresh();
-    }
-  }
-
-  /** The client ends: under lockdown nothing but local networks stays open. */
+  /** The client ends: a lockdown stays, without what was this client's own. */
   async end(): Promise<void> {
     this.#ended = true;
+    this.#state = 'disconnected';
     await this.#work.catch(() => {});
-    if (!this.#options.lockdown) return;
-    await this.set({ state: 'disconnected', underlay: null, addresses: [] });
+    if (this.#options.lockdowns !== null) await this.set({ ownMark: null, addresses: [] });
   }
 
-  async #text(): Promise<string> {
+  /** A lockdown, as it is to be when no client runs. */
+  async #writeDown(): Promise<void> {
+    const closed = { ...this.#facts, ownMark: null, addresses: [] };
+    this.#options.lockdowns?.write(this.#table, await this.#text(closed));
+  }
+
+  async #text(facts: Changeable): Promise<string> {
     const { device, lan, run } = this.#options;
     const view = await readHostView(device, run);
     const networks = lan ? localRanges(view) : null;
-    const addresses = innerAlone(this.#facts.addresses, view);
-    const facts = { ...this.#facts, addresses, device, lan: networks, query: this.#query };
-    return protectionScript(this.#table, facts);
+    const addresses = innerAlone(facts.addresses, view);
+    return protectionScript(this.#table, { ...facts, addresses, device, lan: networks });
   }
 }
 
-/** Tables of clients that were in lockdown. Errors: COMMAND_FAILED, COMMAND_MISSING. */
-export async function readLockdowns(run: Run): Promise<string[]> {
-  return (await readClosures(run)).filter((table) => table.startsWith(LOCKDOWN));
-}
-
-/** Tables that let nothing out but their own tunnel. Errors: COMMAND_FAILED, COMMAND_MISSING. */
+/** Tables that let nothing out but tunnels. Errors: COMMAND_FAILED, COMMAND_MISSING. */
 export async function readClosures(run: Run): Promise<string[]> {
   const { chains } = await readRuleset(run);
   const ours = ({ family, table }: (typeof chains)[number]): boolean =>
     family === 'inet' && (table.startsWith(LOCKDOWN) || table.startsWith(PROTECTION));
   return [...new Set(chains.filter(ours).map(({ table }) => table))];
-}
-
-/** Ends every lockdown. Result: the tables removed. Errors: COMMAND_FAILED, COMMAND_MISSING. */
-export async function unlock(run: Run): Promise<string[]> {
-  const tables = await readLockdowns(run);
-  for (const table of tables) await run('nft', deleteTableArgs('inet', table));
-  return tables;
 }

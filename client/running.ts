@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { ExitCode, VpnError } from '../shared/errors.ts';
 import type { Output } from '../shared/program.ts';
 import { callLocalSocket } from '../shared/system/local-socket.ts';
+import { run } from '../shared/system/run.ts';
 import { type Place, placeOfTunnel, tunnelMeant, tunnelsWithSocket } from './place.ts';
 import type { RotationReply } from './rotation.ts';
 import type { ClientStatus } from './status.ts';
@@ -45,6 +46,8 @@ export async function showStatus(
   output: Output,
 ): Promise<ExitCode> {
   const { statusText } = await import('./status.ts');
+  const { warnOfMissing } = await import('./lockdown.ts');
+  await warnOfMissing(place.stateDirectory, output, run);
   const found = await readStatus(place, name);
   const facts = found.length === 1 ? found[0] : { tunnels: found };
   output.facts(facts, found.map(statusText).join('\n\n'));

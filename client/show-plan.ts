@@ -11,6 +11,7 @@ import { run } from '../shared/system/run.ts';
 import { Dns, type DnsChange, dnsOptions, dnsWish } from './dns.ts';
 import { deviceNameOf } from './host.ts';
 import { forwards } from './host-view.ts';
+import { Lockdowns } from './lockdown.ts';
 import { NetworkSetup, namespaceItself, type Traffic } from './network-setup.ts';
 import type { TunnelPlace } from './place.ts';
 import { planTunnel } from './plan.ts';
@@ -49,7 +50,8 @@ export async function showPlan(request: PlanRequest, output: Output): Promise<Ex
   const steps: Step[] = [];
   if (traffic.protect) {
     const { lan, lockdown } = traffic;
-    const protection = new Protection({ device, journal, run, lan, lockdown });
+    const lockdowns = lockdown ? new Lockdowns(place.stateDirectory) : null;
+    const protection = new Protection({ device, journal, run, lan, lockdowns });
     steps.push(stepOf(await protection.change(), lockdown));
   }
   if (traffic.netns !== null) {

@@ -8,7 +8,7 @@ import type { PeerStatus } from '../shared/session/engine.ts';
 import type { ConnectionState } from './connection.ts';
 import { type DnsState, dnsText } from './dns.ts';
 import type { Network } from './lease.ts';
-import type { ProtectionState } from './protection-rules.ts';
+import type { ProtectionState } from './protection.ts';
 import type { ServerLine } from './servers.ts';
 
 /** As `--json` prints it. */

@@ -5,8 +5,6 @@
  */
 import {
   closeSync,
-  constants,
-  fstatSync,
   fsyncSync,
   openSync,
   readFileSync,
@@ -20,6 +18,7 @@ import { z } from 'zod';
 import { VpnError } from '../errors.ts';
 import { formerFile, missingFolders, readFormer, replaceFile, restoreFile } from './file-change.ts';
 import { makeDirectory } from './make-directory.ts';
+import { readOwnFile } from './own-file.ts';
 import { commandFailure, type Run, run } from './run.ts';
 
 /** One command: program and arguments. */
@@ -258,21 +257,15 @@ function refused(what: string, cause: unknown): VpnError {
 
 function readEntries(path: string): Entry[] {
   let text: string;
-  let owner: number;
+  let ours: boolean;
   try {
-    const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
-    try {
-      owner = fstatSync(fd).uid;
-      text = readFileSync(fd, 'utf8');
-    } finally {
-      closeSync(fd);
-    }
+    ({ text, ours } = readOwnFile(path));
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return [];
     throw new VpnError('STATE_UNUSABLE', `cannot read the journal ${path}`, { cause });
   }
   // What it lists is done with our privileges: root does nothing that another user wrote down.
-  if (owner !== 0 && owner !== process.geteuid?.()) {
+  if (!ours) {
     throw new VpnError('STATE_UNUSABLE', `the journal ${path} belongs to another user`, {
       hint: 'A service undoes its own: start and stop it. Else undo by hand what it lists, then remove it.',
     });

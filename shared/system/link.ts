@@ -106,6 +106,9 @@ export async function bringUp(device: string, mtu: number, runner: Run = run): P
   await runner('ip', [...setMtuArgs(device, mtu), 'up']);
 }
 
+/** Group of the links of all tunnels of this host (`ip link show group`): rules tell them by it. */
+export const TUNNEL_GROUP = 0x3055;
+
 /**
  * Arguments of `ip` that bring a tunnel's link up on a host that sends mostly by itself: its TCP
  * then hands over as many segments at once as one sealed UDP message holds, where it would send 47
@@ -119,7 +122,8 @@ export function bringUpArgs(device: string, mtu: number, forwards: boolean): str
     MAX_DATAGRAM_SEGMENTS,
   );
   const segments = forwards ? KERNEL_SEGMENTS : fitting;
-  return [...setMtuArgs(device, mtu), 'gso_max_segs', String(segments), 'up'];
+  const group = ['group', String(TUNNEL_GROUP)];
+  return [...setMtuArgs(device, mtu), 'gso_max_segs', String(segments), ...group, 'up'];
 }
 
 /** The kernel's way to `address`; null when there is no route. */

@@ -40,11 +40,16 @@ export function deleteTableArgs(family: string, table: string): string[] {
   return ['delete', 'table', family, table];
 }
 
-/** Whether there is a table of that name. Errors: COMMAND_MISSING, COMMAND_FAILED. */
-export async function hasTable(family: string, table: string, runner: Run = run): Promise<boolean> {
+/** Names of the tables of a family. Errors: COMMAND_MISSING, COMMAND_FAILED. */
+export async function readTables(family: string, runner: Run = run): Promise<string[]> {
   const { stdout } = await runner('nft', ['-j', 'list', 'tables', family]);
   const { nftables = [] } = JSON.parse(stdout || '{}') as { nftables?: NftObject[] };
-  return nftables.some((object) => object.table?.name === table);
+  return nftables.flatMap(({ table }) => (table === undefined ? [] : [table.name]));
+}
+
+/** Whether there is a table of that name. Errors: COMMAND_MISSING, COMMAND_FAILED. */
+export async function hasTable(family: string, table: string, runner: Run = run): Promise<boolean> {
+  return (await readTables(family, runner)).includes(table);
 }
 
 /** Every table of this network namespace. Errors: COMMAND_MISSING, COMMAND_FAILED. */

@@ -6,10 +6,10 @@
  *   a eth0 10.77.1.2 ---- 10.77.1.1 s1 server, lo 10.200.0.1, tun 192.168.1.1
  */
 import { writeFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import type { Capture, Frame } from './capture.ts';
 import { inNet, type Net } from './harness.ts';
+import { askNameServer, startNameServer } from './name-server.ts';
 import { layStar, serverAddress } from './topology.ts';
 import { Client, commandLine, PORT, Server } from './vpn.ts';
 import { delay, eventually } from './waiting.ts';
@@ -181,32 +181,11 @@ test('under protection nothing leaves in the clear, whatever the local network d
   });
 }, 180_000);
 
-/** A name server that gives one answer, to be read from a file, for every A question. */
-const NAME_SERVER = `
-const { readFileSync } = require('node:fs');
-const socket = require('node:dgram').createSocket('udp4');
-socket.on('message', (question, from) => {
-  const wantsA = question.readUInt16BE(question.length - 4) === 1;
-  const head = Buffer.from(question.subarray(0, 12));
-  head.writeUInt16BE(0x8180, 2);
-  head.writeUInt16BE(wantsA ? 1 : 0, 6);
-  const address = readFileSync(process.argv[1], 'utf8').trim().split('.').map(Number);
-  const record = Buffer.from([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, ...address]);
-  socket.send([head, question.subarray(12), ...(wantsA ? [record] : [])], from.port, from.address);
-});
-socket.bind(53, '10.77.1.1', () => console.log('ready'));
-`;
-
 test('under lockdown a spoofed answer for the name of the server opens nothing, and the rules stay', async () => {
   await inNet(['server', 'a'], async (net) => {
     lay(net);
-    const answer = join(net.directory, 'answer');
-    writeFileSync(answer, serverAddress(1));
-    const file = `/etc/netns/${net.namespace('a')}/resolv.conf`;
-    writeFileSync(file, `nameserver ${serverAddress(1)}\n`);
-    net.remember();
-    const names = net.start('server', process.execPath, ['-e', NAME_SERVER, answer]);
-    await names.says(/ready/);
+    const answer = await startNameServer(net, 'server', serverAddress(1), serverAddress(1));
+    askNameServer(net, 'a', serverAddress(1));
     const server = await new Server(net).start();
     const client = new Client(net, 'a');
     const { invite } = await server.json<{ invite: string }>(

@@ -1,7 +1,7 @@
 /** How a client's traffic goes: numbers, rules, overlaps, protection, names looked up under it. */
 import { expect, test } from 'vitest';
 import { question, readAnswer } from '../../client/dns-message.ts';
-import { chooseNumbers, fullTunnelChanges } from '../../client/full-tunnel.ts';
+import { chooseNumbers, fullTunnelChanges, SEALED_MARK } from '../../client/full-tunnel.ts';
 import type { HostView } from '../../client/host-view.ts';
 import { findOverlap, overlapChanges } from '../../client/lan.ts';
 import { familiesOf } from '../../client/network-setup.ts';
@@ -11,16 +11,13 @@ import {
   localRanges,
   type ProtectionFacts,
   protectionScript,
+  queryScript,
 } from '../../client/protection-rules.ts';
 import { parseCidr } from '../../shared/cidr.ts';
 import type { Journal } from '../../shared/system/journal.ts';
 import type { Run } from '../../shared/system/run.ts';
 
-const FREE = {
-  priorities: new Set([0, 32_766, 32_767]),
-  tables: new Set([255]),
-  marks: new Set<number>(),
-};
+const FREE = { priorities: new Set([0, 32_766, 32_767]), tables: new Set([255]) };
 const NUMBERS = chooseNumbers(FREE, 7);
 const network = (...addresses: string[]) => ({
   addresses,
@@ -31,13 +28,13 @@ const network = (...addresses: string[]) => ({
 
 test('numbers are those nobody uses, and before the rules of others', () => {
   expect(NUMBERS).toEqual({
-    ...{ mark: 52_014, table: 52_014, overlapTable: 52_015 },
-    ...{ overlap: 32_762, port: 32_763, local: 32_764, everything: 32_765 },
+    ...{ mark: SEALED_MARK, table: 52_014, overlapTable: 52_015 },
+    ...{ port: 10, overlap: 32_763, local: 32_764, everything: 32_765 },
   });
-  const taken = { ...FREE, tables: new Set([52_014]), marks: new Set([52_017]) };
+  const taken = { ...FREE, tables: new Set([52_014, 52_017]) };
   expect(chooseNumbers(taken, 7).table).toBe(52_018);
-  const busy = { ...FREE, priorities: new Set([0, 5210, 5270, 32_766]) };
-  expect(chooseNumbers(busy, 7)).toMatchObject({ overlap: 5206, everything: 5209 });
+  const busy = { ...FREE, priorities: new Set([0, 10, 5210, 5270, 32_766]) };
+  expect(chooseNumbers(busy, 7)).toMatchObject({ port: 10, overlap: 5207, everything: 5209 });
   expect(chooseNumbers(FREE, 7, 99)).toMatchObject({ mark: 99, table: 52_014 });
 });
 
@@ -53,20 +50,30 @@ test('families: carried with an address, blocked without, IPv4 only left alone b
 
 test('the rules of a full tunnel, with and without local networks', () => {
   const wish = { device: 'cvc0', numbers: NUMBERS, carried: [4] as const, blocked: [6] as const };
-  const lines = (lan: boolean, strictPort: number | null) =>
-    fullTunnelChanges({ ...wish, lan, strictPort }).map(({ apply }) => apply.join(' '));
-  expect(lines(true, null)).toEqual([
+  const lines = (lan: boolean) =>
+    fullTunnelChanges({ ...wish, lan }).map(({ apply }) => apply.join(' '));
+  expect(lines(true)).toEqual([
     'ip -4 route add default dev cvc0 table 52014',
     'ip -4 rule add priority 32764 lookup main suppress_prefixlength 0',
-    'ip -4 rule add priority 32765 not fwmark 52014 lookup 52014',
+    'ip -4 rule add priority 32765 not fwmark 12373 lookup 52014',
     'ip -6 route add unreachable default table 52014',
     'ip -6 rule add priority 32764 lookup main suppress_prefixlength 0',
-    'ip -6 rule add priority 32765 not fwmark 52014 lookup 52014',
+    'ip -6 rule add priority 32765 not fwmark 12373 lookup 52014',
   ]);
-  expect(lines(false, 4242)).toContain(
-    'ip -4 rule add priority 32763 ipproto udp sport 4242 lookup main',
-  );
-  expect(lines(false, null).join()).not.toMatch(/suppress/);
+  expect(lines(false).join()).not.toMatch(/suppress/);
+});
+
+test('no full tunnel swallows the sealed datagrams of another, whatever mark its profile has', () => {
+  const wish = { device: 'cvc0', carried: [4] as const, blocked: [], lan: false };
+  const rules = (mark: number) =>
+    fullTunnelChanges({ ...wish, numbers: chooseNumbers(FREE, 7, mark) })
+      .map(({ apply }) => apply.join(' '))
+      .filter((line) => line.includes('rule'));
+  expect(rules(0)).toEqual(['ip -4 rule add priority 32765 not fwmark 12373 lookup 52014']);
+  expect(rules(99)).toEqual([
+    'ip -4 rule add priority 32764 fwmark 12373 lookup main',
+    'ip -4 rule add priority 32765 not fwmark 99 lookup 52014',
+  ]);
 });
 
 const HOME: HostView = {
@@ -87,7 +94,7 @@ test('an overlap keeps gateway, name servers and the way to the server local', (
   const lines = overlapChanges('cvc0', found, NUMBERS).map(({ apply }) => apply.join(' '));
   expect(lines.slice(-2)).toEqual([
     'ip -4 route add 192.168.1.0/24 dev cvc0 table 52015',
-    'ip -4 rule add priority 32762 to 192.168.1.0/24 lookup 52015',
+    'ip -4 rule add priority 32763 to 192.168.1.0/24 lookup 52015',
   ]);
   expect(lines).toContain('ip -4 route add throw 192.168.1.1 table 52015');
 });
@@ -111,7 +118,7 @@ test('a tunnel around its own server leaves it outside, and smaller local networ
   for (const stays of ['192.168.9.9', '100.64.0.1', '192.168.1.0/24']) {
     expect(lines).toContain(`ip -4 route add throw ${stays} table 52015`);
   }
-  expect(lines).toContain('ip -4 rule add priority 32762 to 0.0.0.0/1 lookup 52015');
+  expect(lines).toContain('ip -4 rule add priority 32763 to 0.0.0.0/1 lookup 52015');
 });
 
 test('an address that the host has elsewhere, too, is not guarded', () => {
@@ -121,17 +128,14 @@ test('an address that the host has elsewhere, too, is not guarded', () => {
 });
 
 const FACTS: ProtectionFacts = {
-  state: 'connected',
   device: 'cvc0',
-  underlay: { mark: 52_014, port: 4242 },
+  ownMark: null,
   addresses: ['10.8.0.2'],
   ranges: ['10.8.0.0/24', '10.0.0.0/8'],
   lan: ['192.168.1.0/24', '169.254.0.0/16'],
-  query: null,
 };
 
-/** A protection over a firewall that only remembers. */
-function makeProtection(): { protection: Protection; tables: Set<string>; applied: string[] } {
+test('rules that somebody else removed come back, but not after the end', async () => {
   const tables = new Set<string>();
   const applied: string[] = [];
   const nft: Run = async (_, args, options) => {
@@ -145,12 +149,8 @@ function makeProtection(): { protection: Protection; tables: Set<string>; applie
     return { stdout: '', stderr: '' };
   };
   const journal = { has: () => true } as Partial<Journal> as Journal;
-  const options = { device: 'cvc0', journal, run: nft, lan: false, lockdown: false };
-  return { protection: new Protection(options), tables, applied };
-}
-
-test('rules that somebody else removed come back, but not after the end', async () => {
-  const { protection, tables, applied } = makeProtection();
+  const options = { device: 'cvc0', journal, run: nft, lan: false, lockdowns: null };
+  const protection = new Protection(options);
   await protection.begin();
   expect(await protection.keep()).toBe(false);
   tables.clear();
@@ -162,43 +162,32 @@ test('rules that somebody else removed come back, but not after the end', async 
   expect(tables.size).toBe(0);
 });
 
-test('the end of a query that nobody waits for any more leaves the next one open', async () => {
-  const { protection, applied } = makeProtection();
-  await protection.begin();
-  const nameServers = ['9.9.9.9'];
-  let endFirst = (): void => {};
-  const first = protection.during({ port: 1111, nameServers }, () => {
-    return new Promise<void>((resolve) => {
-      endFirst = resolve;
-    });
-  });
-  await protection.refresh();
-  await protection.during({ port: 2222, nameServers }, async () => {
-    endFirst();
-    await first;
-    expect(applied.at(-1)).toContain('sport 2222');
-  });
-  expect(applied.at(-1)).not.toContain('sport 2222');
-});
-
-test('protection opens the tunnel only when connected, and closes with a reject', () => {
+test('protection lets out what is sealed, whoever sealed it, and closes with a reject', () => {
   const outgoing = (facts: Partial<ProtectionFacts>) =>
     /chain outgoing \{\n([^}]*?)\n {2}\}/s
       .exec(protectionScript('t', { ...FACTS, ...facts }).replaceAll(/\{ ([^}]*) \}/g, '<$1>'))![1]!
       .split('\n')
       .map((line) => line.trim());
-  expect(outgoing({})).toContain('oifname "cvc0" accept');
-  expect(outgoing({})).toContain('meta mark 52014 udp sport 4242 accept');
+  expect(outgoing({})).toContain('oifgroup 12373 accept');
+  expect(outgoing({})).toContain('meta mark 12373 meta l4proto udp accept');
+  expect(outgoing({}).join('\n')).not.toMatch(/cvc0/);
+  expect(outgoing({ ownMark: { mark: 99, port: 4242 } })).toContain(
+    'meta mark 99 udp sport 4242 accept',
+  );
   expect(outgoing({}).at(-1)).toBe('counter reject with icmpx type admin-prohibited');
   expect(outgoing({})).toContain(
     'ip daddr <10.0.0.0/8> counter reject with icmpx type admin-prohibited',
   );
-  expect(outgoing({ state: 'blocked' })).toEqual(outgoing({}));
-  expect(outgoing({ state: 'connecting' })).not.toContain('oifname "cvc0" accept');
-  const closed = outgoing({ state: 'disconnected', underlay: null, lan: null });
-  expect(closed.join('\n')).not.toMatch(/mark|192\.168|cvc0/);
-  const asking = outgoing({ query: { port: 5353, nameServers: ['9.9.9.9'] } });
-  expect(asking).toContain('udp sport 5353 udp dport 53 ip daddr <9.9.9.9/32> accept');
+  expect(outgoing({ lan: null }).join('\n')).not.toMatch(/192\.168/);
+});
+
+test('a look-up has the mark of what is sealed, for its port and its name servers alone', () => {
+  const script = queryScript('t', { port: 5353, nameServers: ['9.9.9.9', '2001:db8::1'] });
+  expect(script).toContain('elements = { 5353 timeout 30s }');
+  expect(script).toContain('hook output priority -1');
+  const before = 'udp sport @ports udp dport 53';
+  expect(script).toContain(`${before} ip daddr { 9.9.9.9/32 } meta mark set 12373`);
+  expect(script).toContain(`${before} ip6 daddr { 2001:db8::1/128 } meta mark set 12373`);
 });
 
 test('only local networks for private use may be reached', () => {

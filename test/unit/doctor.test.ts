@@ -11,6 +11,7 @@ import {
   exitCodeOfFindings,
   type Finding,
 } from '../../client/doctor.ts';
+import { Lockdowns } from '../../client/lockdown.ts';
 import { VpnError } from '../../shared/errors.ts';
 import type { Run } from '../../shared/system/run.ts';
 
@@ -54,12 +55,29 @@ test('a host in order', async () => {
   expect(about(all, 'resolver')).toEqual(['good: 192.0.2.1']);
 });
 
-test('a lockdown that stayed is named, and the way out of it', async () => {
-  const chain = { family: 'inet', table: 'culvert-lockdown-cvc1', name: 'outgoing' };
-  const locked: Run = async (program, args) =>
-    program === 'nft' && args.includes('ruleset')
-      ? { stdout: JSON.stringify({ nftables: [{ chain }] }), stderr: '' }
+/** A host whose packet filter has one table. */
+function withTable(name: string): Run {
+  const nftables = [{ table: { family: 'inet', name } }];
+  return async (program, args) =>
+    program === 'nft' && args.includes('tables')
+      ? { stdout: JSON.stringify({ nftables }), stderr: '' }
       : run(program, args);
+}
+
+test('a lockdown whose rules are gone is wrong, until they are back', async () => {
+  new Lockdowns(folder).write('culvert-lockdown-cvc2', 'table inet culvert-lockdown-cvc2 {}');
+  const [found] = (await findings({ run: withTable('filter') })).filter(
+    ({ check }) => check === 'lockdown',
+  );
+  expect(found).toMatchObject({ result: 'bad', exit: 1 });
+  expect(found?.text).toContain('culvert-lockdown-cvc2');
+  expect(found?.fix).toContain('vpn-client lock`');
+  const back = await findings({ run: withTable('culvert-lockdown-cvc2') });
+  expect(about(back, 'lockdown')[0]).toMatch(/^unknown: this host is locked down/);
+});
+
+test('a lockdown that stayed is named, and the way out of it', async () => {
+  const locked = withTable('culvert-lockdown-cvc1');
   const [found, ...others] = (await findings({ run: locked })).filter(
     ({ check }) => check === 'lockdown',
   );

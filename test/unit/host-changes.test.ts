@@ -365,17 +365,36 @@ test('a program that may not be journalled is not run', async () => {
   expect(host.ran).toEqual([]);
 });
 
-test('a look-up goes beside a full tunnel while it lasts, and there alone', async () => {
+test('the end of a look-up that nobody waits for any more leaves the next one its mark', async () => {
+  const host = new FakeHost();
+  const setup = setupOn(host);
+  let endFirst = (): void => {};
+  const first = setup.letOut({ port: 1111, nameServers: ['9.9.9.9'] }, () => {
+    return new Promise<void>((resolve) => {
+      endFirst = resolve;
+    });
+  });
+  await setup.letOut({ port: 2222, nameServers: ['9.9.9.9'] }, async () => {
+    host.ran.splice(0);
+    endFirst();
+    await first;
+    expect(host.ran).toEqual(['nft delete table inet culvert-query-cvc0-1111']);
+  });
+  expect(host.ran.at(-1)).toBe('nft delete table inet culvert-query-cvc0-2222');
+});
+
+test('a look-up is marked, and goes beside a full tunnel, while it lasts', async () => {
   const host = new FakeHost();
   host.answer = (line) => (line.includes('-json') ? '[]' : '');
   const setup = setupOn(host);
   const around = async (): Promise<string[]> => {
-    await setup.beside(40_000, async () => {
+    await setup.letOut({ port: 40_000, nameServers: ['9.9.9.9'] }, async () => {
       host.ran.push('asked');
     });
     return host.ran.splice(0);
   };
-  expect([setup.isFull, await around()]).toEqual([false, ['asked']]);
+  const [mark, unmark] = ['nft -f -', 'nft delete table inet culvert-query-cvc0-40000'];
+  expect([setup.isFull, await around()]).toEqual([false, [mark, 'asked', unmark]]);
   await setup.apply({ ...wish(), full: true });
   host.ran.splice(0);
   const { port } = await setup.numbers();
@@ -383,10 +402,8 @@ test('a look-up goes beside a full tunnel while it lasts, and there alone', asyn
     `ip -${family} rule ${verb} priority ${port} ipproto udp sport 40000 lookup main`;
   expect(setup.isFull).toBe(true);
   expect(await around()).toEqual([
-    rule(4, 'add'),
-    rule(6, 'add'),
+    ...[mark, rule(4, 'add'), rule(6, 'add')],
     'asked',
-    rule(4, 'del'),
-    rule(6, 'del'),
+    ...[rule(6, 'del'), rule(4, 'del'), unmark],
   ]);
 });

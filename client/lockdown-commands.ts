@@ -1,0 +1,79 @@
+/** `vpn-client lock` and `unlock`: the rules of lockdowns put back, and ended. */
+import { ExitCode, VpnError } from '../shared/errors.ts';
+import type { Output } from '../shared/program.ts';
+import { requireNetAdmin } from '../shared/system/require-tun.ts';
+import { type Run, run } from '../shared/system/run.ts';
+import { LOCKDOWN, Lockdowns, readLockdowns } from './lockdown.ts';
+import type { Place } from './place.ts';
+import { readStatus } from './running.ts';
+
+/**
+ * Puts back the rules of every lockdown that are missing, as after a reboot. Exit code 1 when some
+ * could not be. Errors: NO_NET_ADMIN, STATE_UNUSABLE, COMMAND_FAILED, COMMAND_MISSING.
+ */
+export async function restoreLockdowns(
+  { stateDirectory }: Place,
+  output: Output,
+  runner: Run = run,
+): Promise<ExitCode> {
+  requireNetAdmin();
+  const lockdowns = new Lockdowns(stateDirectory);
+  const missing = await lockdowns.missing(runner);
+  const restored: string[] = [];
+  for (const table of missing) {
+    try {
+      await lockdowns.restore(table, runner);
+      restored.push(table);
+    } catch (error) {
+      output.warn(`could not put back: ${error instanceof Error ? error.message : error}`);
+    }
+  }
+  const text = restored.map((table) => `put back: table inet ${table}`).join('\n');
+  output.facts({ restored }, text || 'no rules of a lockdown are missing');
+  return restored.length === missing.length ? ExitCode.ok : ExitCode.other;
+}
+
+/** Ends every lockdown on this host. Errors: as endLockdowns(). */
+export async function unlock(place: Place, output: Output): Promise<ExitCode> {
+  const removed = await endLockdowns(place, output);
+  const text = removed.map((table) => `removed: table inet ${table}`).join('\n');
+  output.facts({ removed }, text || 'this host is not locked down');
+  return ExitCode.ok;
+}
+
+/**
+ * Ends the lockdowns of clients that are gone; a running one would put its rules back. Result: the
+ * tables removed. Errors: ALREADY_RUNNING when all of them run, NO_NET_ADMIN, STATE_UNUSABLE,
+ * COMMAND_FAILED, COMMAND_MISSING.
+ */
+export async function endLockdowns(
+  place: Place,
+  output: Output,
+  runner: Run = run,
+): Promise<string[]> {
+  requireNetAdmin();
+  const lockdowns = new Lockdowns(place.stateDirectory);
+  const tables = [...new Set([...lockdowns.wished(), ...(await readLockdowns(runner))])];
+  const running = new Map(
+    (await runningClients(place)).map(({ device, tunnel }) => [`${LOCKDOWN}${device}`, tunnel]),
+  );
+  const kept = tables.flatMap((table) => running.get(table) ?? []);
+  if (kept.length > 0 && kept.length === tables.length) {
+    throw new VpnError('ALREADY_RUNNING', `the client of ${kept.join(', ')} is running`, {
+      hint: `Run \`vpn-client disconnect ${kept[0]}\` first.`,
+    });
+  }
+  for (const tunnel of kept) output.talk(`left alone: the client of ${tunnel} is running`);
+  const ended = tables.filter((table) => !running.has(table));
+  for (const table of ended) await lockdowns.end(table, runner);
+  return ended;
+}
+
+async function runningClients(place: Place) {
+  try {
+    return await readStatus(place, undefined);
+  } catch (error) {
+    if (error instanceof VpnError && error.code === 'NOT_RUNNING') return [];
+    throw error;
+  }
+}

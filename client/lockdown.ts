@@ -1,0 +1,123 @@
+/**
+ * Lockdowns: tables that stay when their client ends, until `vpn-client unlock`. Each is written
+ * down as well, as the nftables script that makes it, in the state directory: the kernel forgets
+ * its tables with a reboot, and another firewall may flush them.
+ */
+import { readdirSync, readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { writeOwnerOnly } from '../keys/key-file.ts';
+import { VpnError } from '../shared/errors.ts';
+import type { Output } from '../shared/program.ts';
+import { makeDirectory } from '../shared/system/make-directory.ts';
+import { applyNft, deleteTableArgs, readTables } from '../shared/system/nft.ts';
+import { readOwnFile } from '../shared/system/own-file.ts';
+import type { Run } from '../shared/system/run.ts';
+
+/** Name of the table of a device: this and the device. */
+export const LOCKDOWN = 'culvert-lockdown-';
+
+const FILE = /^(culvert-lockdown-[^/]{1,15})\.nft$/;
+
+export class Lockdowns {
+  readonly #directory: string;
+
+  constructor(stateDirectory: string) {
+    this.#directory = join(stateDirectory, 'lockdown');
+  }
+
+  /** Remembers `script` as what makes `table`. Errors: STATE_UNUSABLE. */
+  write(table: string, script: string): void {
+    const path = this.#pathOf(table);
+    try {
+      if (readOrNull(path) === script) return;
+      makeDirectory(this.#directory, 0o700);
+      writeOwnerOnly(path, script, true);
+    } catch (cause) {
+      throw unusable(path, cause);
+    }
+  }
+
+  /** Tables that are to be there, in order of name. Errors: STATE_UNUSABLE. */
+  wished(): string[] {
+    try {
+      return readdirSync(this.#directory)
+        .flatMap((file) => FILE.exec(file)?.[1] ?? [])
+        .sort();
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return [];
+      throw unusable(this.#directory, cause);
+    }
+  }
+
+  /** Those that are to be there and are not. Errors: STATE_UNUSABLE, COMMAND_FAILED, COMMAND_MISSING. */
+  async missing(run: Run): Promise<string[]> {
+    const wished = this.wished();
+    if (wished.length === 0) return [];
+    const there = await readLockdowns(run);
+    return wished.filter((table) => !there.includes(table));
+  }
+
+  /** Makes a table that is missing. Errors: STATE_UNUSABLE, COMMAND_FAILED, COMMAND_MISSING. */
+  async restore(table: string, run: Run): Promise<void> {
+    const path = this.#pathOf(table);
+    let file: ReturnType<typeof readOwnFile>;
+    try {
+      file = readOwnFile(path);
+    } catch (cause) {
+      throw unusable(path, cause);
+    }
+    if (!file.ours) throw new VpnError('STATE_UNUSABLE', `${path} belongs to another user`);
+    await applyNft(file.text, run);
+  }
+
+  /** Ends a lockdown, here and in the kernel. Errors: STATE_UNUSABLE, COMMAND_FAILED, COMMAND_MISSING. */
+  async end(table: string, run: Run): Promise<void> {
+    const path = this.#pathOf(table);
+    try {
+      // First: after a crash in between it is a table that a reboot removes, not one that comes back.
+      rmSync(path, { force: true });
+    } catch (cause) {
+      throw unusable(path, cause);
+    }
+    if ((await readLockdowns(run)).includes(table))
+      await run('nft', deleteTableArgs('inet', table));
+  }
+
+  #pathOf(table: string): string {
+    return join(this.#directory, `${table}.nft`);
+  }
+}
+
+/** Lockdowns that are in force on this host. Errors: COMMAND_FAILED, COMMAND_MISSING. */
+export async function readLockdowns(run: Run): Promise<string[]> {
+  return (await readTables('inet', run)).filter((table) => table.startsWith(LOCKDOWN));
+}
+
+/** Says so when rules are to be in force and are not; silent where that cannot be read. */
+export async function warnOfMissing(
+  stateDirectory: string,
+  output: Output,
+  run: Run,
+): Promise<void> {
+  const missing = await new Lockdowns(stateDirectory).missing(run).catch(() => []);
+  for (const table of missing) {
+    output.warn(
+      `the rules of a lockdown are gone, and this host is open: table inet ${table}; \`vpn-client lock\` puts them back, \`vpn-client unlock\` ends the lockdown`,
+    );
+  }
+}
+
+function readOrNull(path: string): string | null {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
+    throw error;
+  }
+}
+
+function unusable(path: string, cause: unknown): VpnError {
+  const inner = cause instanceof VpnError ? cause.cause : cause;
+  const { code, message } = inner as NodeJS.ErrnoException;
+  return new VpnError('STATE_UNUSABLE', `cannot use ${path}: ${code ?? message}`, { cause });
+}

@@ -1,0 +1,148 @@
+/** Lockdowns on disk and in a packet filter that is made up; commands need the privilege they ask for. */
+import {
+  chownSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { Lockdowns, warnOfMissing } from '../../client/lockdown.ts';
+import { endLockdowns, restoreLockdowns } from '../../client/lockdown-commands.ts';
+import { placeOfTunnel } from '../../client/place.ts';
+import { Protection } from '../../client/protection.ts';
+import type { Output } from '../../shared/program.ts';
+import { Journal } from '../../shared/system/journal.ts';
+import { serveLocalSocket } from '../../shared/system/local-socket.ts';
+import type { Run } from '../../shared/system/run.ts';
+
+let folder: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), `culvert-lockdown-${process.pid}-`));
+});
+afterEach(() => rmSync(folder, { recursive: true }));
+
+const asRoot = test.runIf(process.getuid?.() === 0);
+const TABLE = 'culvert-lockdown-cvc1';
+
+/** A host with a packet filter of its own, tables by name. */
+function setUp() {
+  const tables = new Map<string, string>();
+  const run: Run = async (program, args, options) => {
+    let stdout = '';
+    if (program === 'nft' && args[0] === '-f') {
+      const script = String(options?.input);
+      const name = /^table inet (\S+)/m.exec(script)?.[1];
+      if (name === undefined) throw new Error('syntax error');
+      tables.set(name, script);
+    } else if (program === 'nft' && args[0] === 'delete') {
+      tables.delete(args.at(-1)!);
+    } else if (program === 'nft') {
+      const nftables = [...tables.keys()].map((name) => ({ table: { family: 'inet', name } }));
+      stdout = JSON.stringify({ nftables });
+    } else stdout = '[]';
+    return { stdout, stderr: '' };
+  };
+  const said: string[] = [];
+  const output = {
+    warn: (text: string) => said.push(text),
+    talk: (text: string) => said.push(text),
+    facts: () => {},
+  } as unknown as Output;
+  const place = { stateDirectory: join(folder, 'state'), runDirectory: join(folder, 'run') };
+  const lockdowns = new Lockdowns(place.stateDirectory);
+  const journal = new Journal(join(folder, 'journal'), run);
+  const options = { device: 'cvc1', journal, run, lan: false, lockdowns };
+  return { tables, run, said, output, place, lockdowns, protection: new Protection(options) };
+}
+
+test('is written down before it is in force, for its owner alone, and as it is without a client', async () => {
+  const { tables, place, lockdowns, protection } = setUp();
+  await protection.begin();
+  const file = join(place.stateDirectory, 'lockdown', `${TABLE}.nft`);
+  expect(statSync(file).mode & 0o777).toBe(0o600);
+  expect(lockdowns.wished()).toEqual([TABLE]);
+  await protection.set({ ownMark: { mark: 99, port: 4242 }, addresses: ['10.8.0.2'], ranges: [] });
+  expect(tables.get(TABLE)).toMatch(/mark 99[^]*10\.8\.0\.2/);
+  await protection.set({ ranges: ['10.8.0.0/24'] });
+  const { run } = setUp();
+  const [after, restored] = [tables.get(TABLE), new Map<string, string>()];
+  await lockdowns.restore(TABLE, async (program, args, options) => {
+    restored.set(TABLE, String(options?.input));
+    return run(program, args, options);
+  });
+  await protection.end();
+  expect(after).not.toBe(tables.get(TABLE));
+  expect(restored.get(TABLE)).toBe(tables.get(TABLE));
+  expect(restored.get(TABLE)).toContain('10.8.0.0/24');
+});
+
+test('a protection without lockdown writes nothing down', async () => {
+  const { run, place } = setUp();
+  const journal = new Journal(join(folder, 'journal'), run);
+  const options = { device: 'cvc1', journal, run, lan: false, lockdowns: null };
+  await new Protection(options).begin();
+  expect(new Lockdowns(place.stateDirectory).wished()).toEqual([]);
+});
+
+asRoot('comes back after a reboot, and one that is damaged keeps no other away', async () => {
+  const { tables, run, said, output, place, lockdowns, protection } = setUp();
+  await protection.begin();
+  await protection.end();
+  const before = tables.get(TABLE);
+  writeFileSync(join(place.stateDirectory, 'lockdown', 'culvert-lockdown-a.nft'), 'cut off');
+  tables.clear();
+  await warnOfMissing(place.stateDirectory, output, run);
+  expect(said.splice(0).join('\n')).toMatch(/this host is open: table inet culvert-lockdown-cvc1/);
+  expect(await restoreLockdowns(place, output, run)).toBe(1);
+  expect(said.splice(0)).toHaveLength(1);
+  expect([...tables]).toEqual([[TABLE, before]]);
+  expect(await lockdowns.missing(run)).toEqual(['culvert-lockdown-a']);
+});
+
+asRoot('is not put back from what another user wrote', async () => {
+  const { tables, run, said, output, place, protection } = setUp();
+  await protection.begin();
+  tables.clear();
+  chownSync(join(place.stateDirectory, 'lockdown', `${TABLE}.nft`), 65_534, 65_534);
+  expect(await restoreLockdowns(place, output, run)).toBe(1);
+  expect(said.join('\n')).toContain('belongs to another user');
+  expect(tables.size).toBe(0);
+});
+
+asRoot('ends in the kernel and on disk, but not while its client runs', async () => {
+  const { tables, run, output, place, protection } = setUp();
+  await protection.begin();
+  const running = await serveLocalSocket(placeOfTunnel(place, 'office').socketPath, {
+    status: () => ({ tunnel: 'office', device: 'cvc1' }),
+  });
+  try {
+    await expect(endLockdowns(place, output, run)).rejects.toMatchObject({
+      code: 'ALREADY_RUNNING',
+      hint: expect.stringContaining('vpn-client disconnect office'),
+    });
+  } finally {
+    await running.close();
+  }
+  expect([...tables.keys()]).toEqual([TABLE]);
+  // Also where a flush has taken the rules: the wish ends, too.
+  tables.clear();
+  expect(await endLockdowns(place, output, run)).toEqual([TABLE]);
+  expect(readdirSync(join(place.stateDirectory, 'lockdown'))).toEqual([]);
+});
+
+test('has a unit that comes before the network and after what flushes tables', () => {
+  const file = new URL('../../client/systemd/vpn-client-lockdown.service', import.meta.url);
+  const lines = readFileSync(file, 'utf8').split('\n');
+  expect(lines).toContain('Before=network-pre.target shutdown.target');
+  // Otherwise it would wait for sysinit.target, which waits for it.
+  expect(lines).toContain('DefaultDependencies=no');
+  for (const key of ['After', 'PartOf', 'ReloadPropagatedFrom']) {
+    expect(lines).toContain(`${key}=nftables.service`);
+  }
+  for (const key of ['ExecStart', 'ExecReload']) expect(lines).toContain(`${key}=vpn-client lock`);
+});
