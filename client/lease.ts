@@ -12,6 +12,7 @@ import {
   parseCidr,
 } from '../shared/cidr.ts';
 import type { Lease } from '../shared/control/messages.ts';
+import { counted } from '../shared/counted.ts';
 
 /** MTU of a tunnel when neither side says otherwise: fits a path of 1500 bytes over IPv6. */
 export const DEFAULT_MTU = 1420;
@@ -148,7 +149,9 @@ function acceptRoutes(
 ): Cidr[] {
   const server = endpoint === null ? null : parseCidr(endpoint.split('%')[0]!);
   if (answer.routes.length > MAX_ROUTES) {
-    refused.push(`${answer.routes.length - MAX_ROUTES} routes beyond the first ${MAX_ROUTES}`);
+    refused.push(
+      `${counted(answer.routes.length - MAX_ROUTES, 'route')} beyond the first ${MAX_ROUTES}`,
+    );
   }
   const accepted: Cidr[] = [];
   const left: Record<4 | 6, number> = { ...PUBLIC_SHARE };

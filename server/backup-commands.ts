@@ -1,6 +1,7 @@
 /** `vpn-server backup` and `vpn-server restore`. */
 import { resolve } from 'node:path';
 import { Option } from 'commander';
+import { counted } from '../shared/counted.ts';
 import { VpnError } from '../shared/errors.ts';
 import type { CommandSpec } from '../shared/program.ts';
 import { callServer, findPlace, type Place, type PlaceOptions } from './place.ts';
@@ -21,7 +22,10 @@ export const backupCommand: CommandSpec<BackupOptions> = {
     const { force: replace = false } = options;
     const reply = backUp(directory, resolve(args[0]!), { now: unixNow(), replace });
     if (output.json) output.print(JSON.stringify(reply));
-    else output.talk(`${reply.file} has ${reply.peers} peers and the server's private key.`);
+    else
+      output.talk(
+        `${reply.file} has ${counted(reply.peers, 'peer')} and the server's private key.`,
+      );
     return undefined;
   },
 };
@@ -47,7 +51,7 @@ export const restoreCommand: CommandSpec<RestoreOptions> = {
       output.print(JSON.stringify(reply));
       return undefined;
     }
-    output.talk(`${stateDirectory} is as on ${reply.made}, with ${reply.peers} peers.`);
+    output.talk(`${stateDirectory} is as on ${reply.made}, with ${counted(reply.peers, 'peer')}.`);
     if (reply.replaced !== null) output.talk(`What was there is in ${reply.replaced}.`);
     output.talk('Devices that came in after that day are unknown to it: `vpn-server peers`.');
     return undefined;

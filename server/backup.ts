@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { readKeyFile, writeOwnerOnly } from '../keys/key-file.ts';
 import { keyToBase64, type PrivateKey } from '../keys/keypair.ts';
 import { wipe } from '../shared/bytes.ts';
+import { counted } from '../shared/counted.ts';
 import { VpnError } from '../shared/errors.ts';
 import { acquireInstanceLock } from '../shared/system/instance-lock.ts';
 import { makeDirectory } from '../shared/system/make-directory.ts';
@@ -89,7 +90,7 @@ export function withWayBack(error: VpnError, directory: string): VpnError {
   const last = lastBackup(directory);
   if (last === null) return error;
   const { file, made, peers } = last;
-  const message = `${error.message}; the last good automatic backup is of ${made}, with ${peers} peers`;
+  const message = `${error.message}; the last good automatic backup is of ${made}, with ${counted(peers, 'peer')}`;
   const hint = `Run \`vpn-server restore ${file} --state ${directory}\`; the damaged store is kept.`;
   return new VpnError(error.code, message, { cause: error, hint });
 }
@@ -148,7 +149,7 @@ function requireNoGoodStore(database: string): void {
     if (error instanceof VpnError && error.code === 'STORE_CORRUPT') return;
     throw error;
   }
-  throw new VpnError('STATE_IN_USE', `${database} is in order and has ${peers} peers`);
+  throw new VpnError('STATE_IN_USE', `${database} is in order and has ${counted(peers, 'peer')}`);
 }
 
 /** A file that root has made belongs to whom the directory does: the user of a service. */

@@ -308,7 +308,8 @@ function checkGroups({ groups, peers }: ServerConfiguration, draft: Draft): void
   }
 }
 
-function warningsOf({ network, endpoints, listen }: ServerConfiguration): string[] {
+function warningsOf(configuration: ServerConfiguration): string[] {
+  const { network, endpoints, listen, mtu, push, groups, peers } = configuration;
   const warnings: string[] = [];
   const text = formatNetwork(network);
   if (!is.isForPrivateUse(network)) {
@@ -321,6 +322,17 @@ function warningsOf({ network, endpoints, listen }: ServerConfiguration): string
     if (port === listen.port) continue;
     warnings.push(
       `endpoint ${endpoint} names port ${port}, the server listens on ${listen.port}: something has to forward it`,
+    );
+  }
+  const pushed = [
+    ['push', push] as const,
+    ...[...groups].map(([name, own]) => [`groups.${name}.push`, own.push] as const),
+    ...[...peers].map(([name, own]) => [`peers.${name}.push`, own.push] as const),
+  ];
+  for (const [where, own] of pushed) {
+    if (own.mtu === undefined || own.mtu <= mtu) continue;
+    warnings.push(
+      `${where}.mtu ${own.mtu} is above mtu ${mtu}: no packet of that size comes back from this server`,
     );
   }
   return warnings;

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { Option } from 'commander';
 import { writeKeyFile } from '../keys/key-file.ts';
 import { keyToBase64 } from '../keys/keypair.ts';
+import { counted } from '../shared/counted.ts';
 import { VpnError } from '../shared/errors.ts';
 import type { CommandSpec } from '../shared/program.ts';
 import { makeDirectory } from '../shared/system/make-directory.ts';
@@ -86,7 +87,7 @@ function textOf({ peers, reservations, skipped }: ImportReply, plan: boolean): s
   const line = ({ name, address, networks }: ImportReply['peers'][number]) =>
     `  ${[name, address ?? 'next free address', ...networks].join('  ')}`;
   return [
-    `${plan ? 'would import' : 'imported'} ${peers.length} peers`,
+    `${plan ? 'would import' : 'imported'} ${counted(peers.length, 'peer')}`,
     ...peers.map(line),
     ...(reservations.length === 0
       ? []

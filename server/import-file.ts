@@ -59,14 +59,16 @@ function readText(path: string): string {
 function readWireguard(text: string, path: string): Imported {
   const { peers, privateKey, addresses, listenPort, warnings } = parseProfile(text, basename(path));
   const names = namesByKey(text);
-  const used = new Set<string>();
+  const ours = new OurNames();
   const imported = peers.map((peer): ImportedPeer => {
     const key = keyToBase64(peer.publicKey);
     const ranges = peer.allowedIps.map((range) => parseCidr(range)!);
     const own4 = ranges.find((range) => range.family === 4 && range.prefixLength === 32);
     const own6 = ranges.find((range) => range.family === 6 && range.prefixLength === 128);
+    const written = names.get(key);
+    const name = written === undefined ? nameOf(`peer-${key.slice(0, 8)}`) : withoutWord(written);
     return {
-      name: unused(nameOf(withoutWord(names.get(key) ?? `peer-${key.slice(0, 8)}`)), used),
+      name: ours.nameFor(name),
       publicKey: peer.publicKey,
       presharedKey: peer.presharedKey ?? null,
       address: own4 === undefined ? null : cidrText(own4).split('/')[0]!,
@@ -74,7 +76,7 @@ function readWireguard(text: string, path: string): Imported {
       networks: ranges.filter((range) => range !== own4 && range !== own6).map(networkText),
     };
   });
-  const notes = [...warnings];
+  const notes = [...warnings, ...ours.notes];
   const networks = addresses.map((address) => networkText(parseCidr(address)!)).join(' and ');
   if (networks !== '') notes.push(`the old server was ${addresses.join(', ')} in ${networks}`);
   if (listenPort !== undefined) notes.push(`the old server listened on UDP ${listenPort}`);
@@ -123,36 +125,44 @@ function nameOf(text: string): string {
   return bare === '' ? 'peer' : bare;
 }
 
-function unused(name: string, used: Set<string>): string {
-  let found = name;
-  for (let n = 2; used.has(found); n++) found = `${name}-${n}`;
-  used.add(found);
-  return found;
+/** Names that fit here, each once, and a note for each that is not as it was. */
+class OurNames {
+  readonly notes: string[] = [];
+  readonly #used = new Set<string>();
+
+  nameFor(text: string): string {
+    const name = nameOf(text);
+    let found = name;
+    for (let n = 2; this.#used.has(found); n++) found = `${name}-${n}`;
+    this.#used.add(found);
+    if (found !== text) this.notes.push(`${JSON.stringify(text)} is called ${found} here`);
+    return found;
+  }
 }
 
 /** Lines `name,address[,address6]`. */
 function readAddressList(text: string, path: string): Imported {
   const peers: ImportedPeer[] = [];
-  const used = new Set<string>();
+  const ours = new OurNames();
   for (const [index, line] of text.split(/\r?\n/).entries()) {
     if (/^\s*(#|;|$)/.test(line)) continue;
-    const [name, address, address6] = line.split(',').map((part) => part.trim());
-    const bad =
-      !name || parseCidr(address ?? '')?.family !== 4 || (address6 && parseCidr(address6) === null);
-    if (bad) {
+    const [name, address = '', address6 = ''] = line.split(',').map((part) => part.trim());
+    const sixth = parseCidr(address6);
+    if (!name || parseCidr(address)?.family !== 4 || (address6 !== '' && sixth?.family !== 6)) {
       const where = `${basename(path)}:${index + 1}`;
       throw new VpnError('IMPORT_UNREADABLE', `${where} is not name,address as OpenVPN writes it`);
     }
-    peers.push(reservation(unused(nameOf(name), used), address!, []));
+    const own6 = sixth === null ? null : cidrText(sixth).split('/')[0]!;
+    peers.push({ ...reservation(ours.nameFor(name), address, []), address6: own6 });
   }
-  return { peers, privateKey: null, notes: [] };
+  return { peers, privateKey: null, notes: ours.notes };
 }
 
 /** One file per client, called as it: `ifconfig-push ADDRESS ...`, `iroute NETWORK [MASK]`. */
 function readClientConfigs(directory: string): Imported {
   const peers: ImportedPeer[] = [];
   const notes: string[] = [];
-  const used = new Set<string>();
+  const ours = new OurNames();
   for (const file of readdirSync(directory).sort()) {
     const path = join(directory, file);
     if (!lstatSync(path).isFile() || file.startsWith('.')) continue;
@@ -179,9 +189,9 @@ function readClientConfigs(directory: string): Imported {
         notes.push(`${where} is left out: ${word}`);
       }
     }
-    peers.push(reservation(unused(nameOf(file), used), address, networks));
+    peers.push(reservation(ours.nameFor(file), address, networks));
   }
-  return { peers, privateKey: null, notes };
+  return { peers, privateKey: null, notes: [...ours.notes, ...notes] };
 }
 
 function reservation(

@@ -1,4 +1,5 @@
 /** Tells systemd how the running server is: alive, how many peers, how much traffic. */
+import { counted } from '../shared/counted.ts';
 import type { PeerId } from '../shared/dataplane.ts';
 import type { PeerStatus } from '../shared/session/engine.ts';
 import type { Notifier } from '../shared/system/notify.ts';
@@ -55,6 +56,6 @@ export function statusLine(before: Traffic, now: Traffic, seconds: number): stri
     // A removed peer takes its figures along.
     return `${bytesText(Math.max(0, Math.round((now[key] - before[key]) / seconds)))}/s`;
   };
-  const peers = now.connected === 1 ? '1 peer' : `${now.connected} peers`;
+  const peers = counted(now.connected, 'peer');
   return `${peers} connected, ${rate('bytesReceived')} in, ${rate('bytesSent')} out`;
 }

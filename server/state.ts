@@ -28,7 +28,7 @@ export interface ServerState {
 
 /**
  * Locks and opens `directory`, making what is missing. Throws VpnError: ALREADY_RUNNING,
- * LOCK_FAILED, STORE_*, IDENTITY_MISMATCH and the errors of key files.
+ * LOCK_FAILED, STATE_UNUSABLE, STORE_*, IDENTITY_MISMATCH and the errors of key files.
  */
 export function openState(directory: string): ServerState {
   const lock: InstanceLock = acquireInstanceLock(directory, 'server');

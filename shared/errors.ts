@@ -73,7 +73,7 @@ export const ERRORS = {
   },
   LOCK_FAILED: {
     exit: ExitCode.other,
-    hint: 'Check that the directory can be written and that flock (util-linux) is installed.',
+    hint: 'Check that flock (util-linux) is installed.',
   },
   SOCKET_FAILED: {
     exit: ExitCode.other,

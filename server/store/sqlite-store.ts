@@ -68,7 +68,9 @@ export function openSqliteStore(path: string): SqliteStore {
 function requireIntact(db: Database, path: string): void {
   const result = db.pragma('quick_check(1)', { simple: true });
   if (result !== 'ok') {
-    throw new VpnError('STORE_CORRUPT', `the store ${path} is damaged: ${String(result)}`);
+    // Several lines; the first says only which database.
+    const what = String(result).split('\n').at(-1);
+    throw new VpnError('STORE_CORRUPT', `the store ${path} is damaged: ${what}`);
   }
 }
 

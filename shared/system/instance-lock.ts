@@ -15,6 +15,14 @@ import { makeDirectory } from './make-directory.ts';
 /** Exit code asked of flock for a lock that another process holds. */
 const HELD = 75;
 
+/** Why a directory cannot be written, for good, by the error of the system. */
+const UNWRITABLE: Readonly<Record<string, string>> = {
+  EACCES: 'permission denied',
+  ENOTDIR: 'it is no directory',
+  EPERM: 'permission denied',
+  EROFS: 'its file system is read-only',
+};
+
 export interface InstanceLock {
   /** Releases the lock; idempotent. The file stays: removing it would let two hold two files. */
   release(): void;
@@ -22,7 +30,8 @@ export interface InstanceLock {
 
 /**
  * Locks `directory` (made with mode 0700 when missing) for one `program`, `server` or `client`:
- * both may have their state in the same one. Throws VpnError: ALREADY_RUNNING, LOCK_FAILED.
+ * both may have their state in the same one. Throws VpnError: ALREADY_RUNNING, STATE_UNUSABLE (the
+ * directory cannot be written), LOCK_FAILED.
  */
 export function acquireInstanceLock(directory: string, program: string): InstanceLock {
   const path = join(directory, `${program}.lock`);
@@ -31,7 +40,9 @@ export function acquireInstanceLock(directory: string, program: string): Instanc
     makeDirectory(directory, 0o700);
     fd = openSync(path, 'a+', 0o600);
   } catch (cause) {
-    throw new VpnError('LOCK_FAILED', `cannot open ${path}`, { cause });
+    const why = UNWRITABLE[(cause as NodeJS.ErrnoException).code ?? ''];
+    if (why === undefined) throw new VpnError('LOCK_FAILED', `cannot open ${path}`, { cause });
+    throw new VpnError('STATE_UNUSABLE', `cannot write in ${directory}: ${why}`, { cause });
   }
   const result = spawnSync('flock', ['--nonblock', '--conflict-exit-code', String(HELD), '3'], {
     stdio: ['ignore', 'ignore', 'pipe', fd],

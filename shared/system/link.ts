@@ -2,6 +2,7 @@
  * Links, addresses and routes of this network namespace, read and changed through `ip`. Every
  * change here is one command; who needs its undo goes through journal.ts.
  */
+import { readFileSync } from 'node:fs';
 import { isIPv6 } from 'node:net';
 import { VpnError } from '../errors.ts';
 import { commandFailure, type Run, run } from './run.ts';
@@ -52,6 +53,12 @@ interface IpRouteRow {
   gateway?: string;
   prefsrc?: string;
   type?: string;
+}
+
+/** Whether there is a link called `name`; asks no program. */
+export function hasLink(name: string): boolean {
+  const lines = readFileSync('/proc/self/net/dev', 'utf8').split('\n');
+  return lines.some((line) => line.split(':')[0]!.trim() === name);
 }
 
 /** All links with their addresses. */

@@ -5,9 +5,11 @@
 import { mkdirSync, statSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 
-/** `mode` is for each one that is made. Throws the system's error, ENOTDIR for a file. */
+/** `mode` is for each one that is made, whatever the umask. Throws the system's error, ENOTDIR for a file. */
 export function makeDirectory(path: string, mode: number): void {
   const whole = resolve(path);
+  // Nothing else runs in between.
+  const umask = process.umask(0);
   try {
     mkdirSync(whole, { mode });
   } catch (error) {
@@ -17,6 +19,8 @@ export function makeDirectory(path: string, mode: number): void {
     if (code !== 'ENOENT' || above === whole || exists(above)) throw error;
     makeDirectory(above, mode);
     makeDirectory(whole, mode);
+  } finally {
+    process.umask(umask);
   }
 }
 

@@ -14,6 +14,7 @@ import {
 } from '../../keys/keypair.ts';
 import { toHex, wipe } from '../bytes.ts';
 import type { Endpoint, PeerId } from '../dataplane.ts';
+import { VpnError } from '../errors.ts';
 import type { Engine } from '../session/engine.ts';
 import type { DeviceView, PeerView } from './reply.ts';
 import type { DeviceChange, PeerChange } from './request.ts';
@@ -29,6 +30,7 @@ interface ConfiguredPeer {
 
 export class DeviceConfiguration {
   readonly #engine: Engine;
+  readonly #hasLink: (name: string) => boolean;
   #privateKey: PrivateKey | null = null;
   #listenPort: number;
   #fwmark = 0;
@@ -38,18 +40,23 @@ export class DeviceConfiguration {
   readonly #peers = new Map<string, ConfiguredPeer>();
   readonly #owners = new Map<string, ConfiguredPeer>();
 
-  /** `engine` is open on `listenPort` under a key nobody knows; the link counts as down. */
-  constructor(engine: Engine, listenPort: number) {
+  /**
+   * `engine` is open on `listenPort` under a key nobody knows; the link counts as down. `hasLink`:
+   * whether a link of this name is there, the scope of an address.
+   */
+  constructor(engine: Engine, listenPort: number, hasLink: (name: string) => boolean) {
     this.#engine = engine;
+    this.#hasLink = hasLink;
     this.#listenPort = listenPort;
     engine.pause();
   }
 
   /**
-   * Applies a set request. What can be refused comes first: a port in use changes nothing.
-   * Throws VpnError of the data plane; then earlier peers of the request are set.
+   * Applies a set request, whole or not at all: what can be refused comes first, endpoints on
+   * links that are not there and a port in use. Throws VpnError INTERNAL and of the data plane.
    */
   apply(change: DeviceChange): void {
+    for (const { endpoint } of change.peers) this.#requireScope(endpoint);
     const { listenPort, fwmark } = change;
     if (listenPort !== undefined || fwmark !== undefined) {
       const listen = listenPort === undefined ? {} : { listen: { port: listenPort } };
@@ -90,6 +97,13 @@ export class DeviceConfiguration {
       const { presharedKey, allowedIps } = peer;
       yield { ...state, presharedKey, allowedIps };
     }
+  }
+
+  /** Numbers are taken as they are, as the kernel does. */
+  #requireScope(endpoint: Endpoint | undefined): void {
+    const scope = endpoint?.address.split('%')[1];
+    if (scope === undefined || /^\d{1,9}$/.test(scope) || this.#hasLink(scope)) return;
+    throw new VpnError('INTERNAL', `there is no link ${scope} for an endpoint`);
   }
 
   #setPrivateKey(key: PrivateKey | null): void {

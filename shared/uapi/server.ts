@@ -9,7 +9,7 @@ import { VpnError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import { randomBytes } from '../noise/crypto.ts';
 import { Engine, type EngineEvent, TICK_MS } from '../session/engine.ts';
-import { setMtuArgs } from '../system/link.ts';
+import { hasLink, setMtuArgs } from '../system/link.ts';
 import { run } from '../system/run.ts';
 import { DeviceConfiguration } from './device-configuration.ts';
 import { serveWireguardSocket, type WireguardSocket } from './socket.ts';
@@ -96,7 +96,7 @@ class Device implements RunningDevice {
       aead: 'auto',
       offloads: { tunTcp: true, tunUdp: true, udpGso: true, udpGro: true },
     });
-    const configuration = new DeviceConfiguration(this.#engine, opened.port);
+    const configuration = new DeviceConfiguration(this.#engine, opened.port, hasLink);
     this.#configuration = configuration;
     await run('ip', setMtuArgs(name, DEFAULT_MTU));
     const device = {

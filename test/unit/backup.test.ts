@@ -165,6 +165,7 @@ it('is named, with the command, when the store is damaged; no --replace is neede
   const good = join(state, 'backups', 'server-2026-05-05.db');
   expect(error).toBeInstanceOf(VpnError);
   expect(error?.code).toBe('STORE_CORRUPT');
+  expect(error?.message).not.toContain('\n');
   expect(error?.message).toContain('the last good automatic backup is of 2026-05-05T12:00:00Z');
   expect(error?.hint).toContain(`vpn-server restore ${good} --state ${state}`);
   restore(state, good, once);

@@ -285,4 +285,14 @@ describe('doubtful settings', () => {
     expect(warnings[0]).toMatch(/^network 8\.8\.8\.0\/24 is not for private use/);
     expect(warnings[1]).toMatch(/names port 7000, the server listens on 6000/);
   });
+
+  it('are warned of: clients that may send larger packets than they can get', () => {
+    const text = 'push: { mtu: 1500 }\ngroups: { staff: { push: { mtu: 1421 } } }\n';
+    expect(resolve({ yaml: `mtu: 1500\n${text}` }).warnings).toEqual([]);
+    const { warnings } = resolve({ yaml: `${text}peers: { anna: { push: { mtu: 1420 } } }\n` });
+    expect(warnings.map((warning) => warning.split(':')[0])).toEqual([
+      'push.mtu 1500 is above mtu 1420',
+      'groups.staff.push.mtu 1421 is above mtu 1420',
+    ]);
+  });
 });

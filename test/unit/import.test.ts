@@ -144,6 +144,7 @@ describe('OpenVPN', () => {
     importPeople(peers, sources(), false);
     const reply = importPeople(list.peers, sources(), false);
     expect(reply.reservations.map((r) => r.name)).toEqual(['laptop', 'phone']);
+    expect(reply.notes).toEqual(['phone: fd00::2 is left out, the tunnel has no IPv6 network']);
     h.restart();
     // Nobody else gets them.
     expect(h.profile(1, 'x')).toBe('192.168.1.3');
@@ -168,6 +169,17 @@ describe('OpenVPN', () => {
     h.restart();
     expect(h.profile(1, 'office')).toBe('192.168.1.20');
     expect(h.specOf(key(1))?.allowedIps).toEqual(['192.168.1.20/32', '10.20.0.0/16']);
+  });
+
+  it('says which names had to change', () => {
+    const list = 'Anna Müller,192.168.1.2\nanna-Müller,192.168.1.3\nAnna Muller,192.168.1.4\n';
+    const { peers, notes } = readImport(file('ipp.txt', list));
+    expect(peers.map((p) => p.name)).toEqual(['Anna-Muller', 'anna-Muller', 'Anna-Muller-2']);
+    expect(notes).toEqual([
+      '"Anna Müller" is called Anna-Muller here',
+      '"anna-Müller" is called anna-Muller here',
+      '"Anna Muller" is called Anna-Muller-2 here',
+    ]);
   });
 
   it('keeps whole names, also those that begin with a word of the comments', () => {

@@ -52,5 +52,8 @@ it('is released by the kernel when its holder is killed', async () => {
 it('names a directory that cannot be', () => {
   const file = join(root, 'file');
   writeFileSync(file, '');
-  expect(codeOf(() => acquireInstanceLock(join(file, 'x'), 'server'))).toBe('LOCK_FAILED');
+  const lock = (directory: string) => () => acquireInstanceLock(directory, 'server');
+  expect(codeOf(lock(join(file, 'x')))).toBe('STATE_UNUSABLE');
+  expect(lock(join(file, 'x'))).toThrow(/cannot write in .*file\/x: it is no directory/);
+  expect(codeOf(lock('/sys/culvert'))).toBe('STATE_UNUSABLE');
 });

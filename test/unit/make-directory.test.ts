@@ -21,6 +21,13 @@ test('makes what is missing, each with the mode', () => {
   ]);
 });
 
+test('the umask takes nothing away', () => {
+  const umask = process.umask(0o077);
+  makeDirectory(join(directory, 'open'), 0o755);
+  expect(process.umask(umask)).toBe(0o077);
+  expect(modeOf(join(directory, 'open'))).toBe(0o755);
+});
+
 test('leaves what is there as it is', () => {
   const path = join(directory, 'd');
   makeDirectory(path, 0o755);

@@ -3,6 +3,7 @@ import { beforeEach, describe, expect, test, vi } from 'vitest';
 import { generatePrivateKey, type PrivateKey, publicKeyOf } from '../../keys/keypair.ts';
 import { toHex } from '../../shared/bytes.ts';
 import { VpnError } from '../../shared/errors.ts';
+import { hasLink } from '../../shared/system/link.ts';
 import { DeviceConfiguration } from '../../shared/uapi/device-configuration.ts';
 import { formatDevice } from '../../shared/uapi/reply.ts';
 import { RequestReader } from '../../shared/uapi/request.ts';
@@ -16,7 +17,7 @@ class Configured {
 
   constructor(network: SimulatedNetwork, underlay: string, inner: string) {
     this.device = new Device(network, { underlay, inner });
-    this.configuration = new DeviceConfiguration(this.device.engine, 6000);
+    this.configuration = new DeviceConfiguration(this.device.engine, 6000, hasLink);
     this.configuration.setLinkUp(true);
   }
 
@@ -112,6 +113,20 @@ describe('a configured device', () => {
     expect(() => alice.set(...lines)).toThrow(VpnError);
     expect(alice.get('private_key', 'listen_port', 'fwmark', 'public_key')).toEqual(before);
   });
+});
+
+test('a request with an endpoint on a link that is not there changes nothing', () => {
+  configureBoth();
+  const all = ['listen_port', 'public_key', 'allowed_ip', 'endpoint'];
+  const before = alice.get(...all);
+  const first = [`public_key=${CAROL}`, 'allowed_ip=10.0.0.2/32'];
+  const second = [`public_key=${BOB}`, 'endpoint=[fe80::1%nosuchlink]:7'];
+  expect(() => alice.set('listen_port=7777', ...first, ...second)).toThrow(/no link nosuchlink/);
+  expect(alice.get(...all)).toEqual(before);
+  for (const scope of ['lo', '4711']) {
+    alice.set(`public_key=${BOB}`, `endpoint=[fe80::1%${scope}]:7`);
+  }
+  expect(reaches()).toBe(false);
 });
 
 describe('allowed IPs', () => {
