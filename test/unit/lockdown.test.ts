@@ -67,7 +67,7 @@ test('is written down before it is in force, for its owner alone, and as it is w
   expect(statSync(file).mode & 0o777).toBe(0o600);
   expect(lockdowns.wished()).toEqual([TABLE]);
   await protection.set({ ownMark: { mark: 99, port: 4242 }, addresses: ['10.8.0.2'], ranges: [] });
-  expect(tables.get(TABLE)).toMatch(/mark 99[^]*10\.8\.0\.2/);
+  expect(tables.get(TABLE)).toMatch(/mark 99[\s\S]*10\.8\.0\.2/);
   await protection.set({ ranges: ['10.8.0.0/24'] });
   const { run } = setUp();
   const [after, restored] = [tables.get(TABLE), new Map<string, string>()];
