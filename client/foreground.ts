@@ -6,6 +6,7 @@ import { forbidCoreDumps } from '../native/index.ts';
 import { networkText, parseCidr } from '../shared/cidr.ts';
 import { ExitCode, VpnError } from '../shared/errors.ts';
 import type { Environment, Output } from '../shared/program.ts';
+import { giveBackRegularly } from '../shared/system/give-back.ts';
 import { openNotifier } from '../shared/system/notify.ts';
 import { requireTun } from '../shared/system/require-tun.ts';
 import { run } from '../shared/system/run.ts';
@@ -78,6 +79,7 @@ export async function runClient(options: ForegroundOptions, output: Output): Pro
   try {
     await client.start();
     started = true;
+    giveBackRegularly();
     if (signal !== null) void client.stop();
     reason = await client.stopped;
     systemd?.stopping();

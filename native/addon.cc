@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "device.h"
+#include "memory.h"
 #include "process.h"
 
 namespace culvert {
@@ -481,6 +482,11 @@ Napi::Value forbid_core_dumps(const Napi::CallbackInfo& info) {
   return from_result(info.Env(), culvert::forbid_core_dumps());
 }
 
+// giveBackMemory()
+void give_back_memory(const Napi::CallbackInfo&) {
+  culvert::give_back_memory();
+}
+
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("NativeDevice", NativeDevice::define(env));
   exports.Set("now", Napi::Function::New<now>(env));
@@ -488,6 +494,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("sendUnixDatagram", Napi::Function::New<send_unix_datagram>(env));
   exports.Set("peerUser", Napi::Function::New<peer_user>(env));
   exports.Set("forbidCoreDumps", Napi::Function::New<forbid_core_dumps>(env));
+  exports.Set("giveBackMemory", Napi::Function::New<give_back_memory>(env));
   return exports;
 }
 

@@ -29,6 +29,7 @@ constexpr Part kParts[] = {
     {"fragment", test_fragment},
     {"peer", test_peer},
     {"outbound queue", test_outbound_queue},
+    {"memory", test_memory},
 };
 
 }  // namespace

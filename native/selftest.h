@@ -64,6 +64,7 @@ void test_offload();
 void test_fragment();
 void test_peer();
 void test_outbound_queue();
+void test_memory();
 
 // Reads test vectors as lines of text on stdin and says for each what came out; see selftest.cc.
 int run_vectors();

@@ -77,11 +77,13 @@ class ReceiveBatch {
   // A flight of joined datagrams stays within the second-level cache.
   static constexpr size_t kBulkSlots = 2;
   static constexpr size_t kBulkBytes = 8192;
+  // A flight may bring twice as many as the one before, and so many at least.
+  static constexpr size_t kFewSlots = 8;
 
   void parse(size_t slot);
 
   uint8_t* memory_;
-  size_t next_slots_ = kSlots;
+  size_t next_slots_ = kFewSlots;
   std::array<Datagrams, kSlots> datagrams_;
   std::array<mmsghdr, kSlots> headers_;
   std::array<iovec, kSlots> vectors_;

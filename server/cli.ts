@@ -1,12 +1,9 @@
 #!/usr/bin/env node
 /** vpn-server: argv, environment and exit code; the commands are commands.ts. */
-import { setFlagsFromString } from 'node:v8';
+import { keepHeapSmall } from '../shared/small-heap.ts';
 
-// A server runs for months beside other programs and its JavaScript has little to do: a small
-// heap matters more than fast collections. Measured on Node 20.20: 85 MB resident become 73.
-// The flags must come before the imports that fill the heap.
-setFlagsFromString('--semi-space-growth-factor=1');
-setFlagsFromString('--optimize-for-size');
+// Before the imports that fill the heap.
+keepHeapSmall();
 const { createProgram } = await import('./commands.ts');
 
 // State, sockets and keys are nobody else's business.

@@ -2,6 +2,7 @@
 import { keyToBase64 } from '../keys/keypair.ts';
 import { forbidCoreDumps } from '../native/index.ts';
 import type { Environment } from '../shared/program.ts';
+import { giveBackRegularly } from '../shared/system/give-back.ts';
 import { type Notifier, openNotifier } from '../shared/system/notify.ts';
 import type { InviteReply } from './administration.ts';
 import { formatIpv4, formatNetwork } from './ipv4.ts';
@@ -43,6 +44,7 @@ export async function runServer(options: ForegroundOptions): Promise<number> {
   process.on('SIGHUP', onHangUp);
   try {
     server = await startServer(options);
+    giveBackRegularly();
     return await untilStopped(server, notifier, options);
   } finally {
     process.off('SIGHUP', onHangUp);

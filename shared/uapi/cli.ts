@@ -10,6 +10,8 @@ import { Command, CommanderError } from 'commander';
 import { type ErrorCode, ExitCode, VpnError } from '../errors.ts';
 import { createLogger, type LogLevel, parseLogLevel } from '../log.ts';
 import { asVpnError, programVersion, reportError } from '../program.ts';
+import { keepHeapSmall } from '../small-heap.ts';
+import { giveBackRegularly } from '../system/give-back.ts';
 import { deviceNameError } from '../system/link.ts';
 import { startDevice } from './server.ts';
 
@@ -71,6 +73,7 @@ async function runHere(device: string): Promise<number> {
     for (const name of STOP_SIGNALS) process.once(name, () => resolve(name));
   });
   const running = await startDevice(device, log);
+  giveBackRegularly();
   await tellStarter({ ready: true });
   const reason = await Promise.race([signal, running.ended]);
   running.close();
@@ -128,4 +131,5 @@ async function main(): Promise<number> {
   }
 }
 
+keepHeapSmall();
 process.exitCode = await main();
