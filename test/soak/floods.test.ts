@@ -89,9 +89,10 @@ async function transfer(net: Net, seconds: number): Promise<number> {
   return Math.round(report.end.sum_received.bits_per_second / 1e6);
 }
 
+/** Without pages of program files, which come and go. */
 function resident(server: Server): number {
   const status = readFileSync(`/proc/${server.program?.pid ?? 0}/status`, 'utf8');
-  return Number(/^VmRSS:\s+(\d+)/m.exec(status)?.[1]);
+  return Number(/^RssAnon:\s+(\d+)/m.exec(status)?.[1]);
 }
 
 /** Packets that came back to where the flood comes from: cookie replies. */

@@ -66,10 +66,11 @@ const TROUBLES: readonly (readonly [string, (stage: Stage, round: number) => Pro
   ],
 ];
 
+/** Memory without pages of program files, which come and go. */
 function footprint(pid: number): { kilobytes: number; files: number } {
   const status = readFileSync(`/proc/${pid}/status`, 'utf8');
   const files = readdirSync(`/proc/${pid}/fd`).length;
-  return { kilobytes: Number(/^VmRSS:\s+(\d+)/m.exec(status)?.[1]), files };
+  return { kilobytes: Number(/^RssAnon:\s+(\d+)/m.exec(status)?.[1]), files };
 }
 
 test('streams stay intact and nothing grows', async () => {
