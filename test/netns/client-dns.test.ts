@@ -1,19 +1,21 @@
 /**
  * Name servers that the server pushes: asked through the tunnel while it is up, gone afterwards.
- * resolv.conf is a bind mount in the namespace, as in containers.
+ * resolv.conf is a bind mount in the namespace, as in containers, or the own one of a namespace
+ * that the client made.
  *
  *   a eth0 10.77.1.2 ---- 10.77.1.1 s1 server: tun 192.168.1.1, a name server there
  */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
 import { inNet } from './harness.ts';
 import { ownFiles } from './host-state.ts';
+import { startNameServer } from './name-server.ts';
+import { Program } from './program.ts';
 import { layStar } from './topology.ts';
-import { Client, PORT, Server } from './vpn.ts';
+import { Client, commandLine, PORT, Server } from './vpn.ts';
 
-const NAMES = fileURLToPath(new URL('applications/names.mjs', import.meta.url));
 const BEFORE = '# before\nnameserver 192.0.2.53\noptions timeout:1 attempts:1\n';
 
 test('names are asked through the tunnel, and resolv.conf comes back byte for byte', async () => {
@@ -24,8 +26,7 @@ test('names are asked through the tunnel, and resolv.conf comes back byte for by
     const config = join(net.directory, 'server.yaml');
     writeFileSync(config, 'push: { dns: [192.168.1.1] }\n');
     const server = await new Server(net).start('--config', config);
-    const names = net.start('server', process.execPath, [NAMES, '192.168.1.1', '10.9.9.9']);
-    await names.says(/ready/);
+    const { program: names } = await startNameServer(net, 'server', '192.168.1.1', '10.9.9.9');
 
     const a = new Client(net, 'a');
     await a.enrol(await server.invite('a', 1));
@@ -52,5 +53,63 @@ test('names are asked through the tunnel, and resolv.conf comes back byte for by
     expect(JSON.parse(stdout)).toMatchObject({ state: 'connected', dns: { keeper: 'file' } });
     expect((await a.program?.stop())?.code).toBe(143);
     expect(readFileSync(file, 'utf8')).toBe(BEFORE);
+  });
+});
+
+test('programs in the namespace of a tunnel ask inside, and the files of the host stay', async () => {
+  const name = `cvt-${process.pid}-dns`;
+  const own = ownFiles(name);
+  await inNet(['server', 'a'], async (net) => {
+    layStar(net, ['a']);
+    const config = join(net.directory, 'server.yaml');
+    writeFileSync(config, 'push: { dns: [192.168.1.1], domains: [intra.example] }\n');
+    const server = await new Server(net).start('--config', config);
+    const { program: names } = await startNameServer(net, 'server', '192.168.1.1', '10.9.9.9');
+    const client = new Client(net, 'a');
+    await client.enrol(await server.invite('a', 1));
+    await client.program?.stop();
+
+    // With the files of the machine itself: the namespace that is made must be seen by `exec`.
+    const before = readFileSync('/etc/resolv.conf', 'utf8');
+    const { flags } = client.instance;
+    const enter = (...args: string[]): [string, string[]] => {
+      const [node, rest] = commandLine('client', args);
+      return ['nsenter', [`--net=/run/netns/${net.namespace('a')}`, node, ...rest]];
+    };
+    const connect = async () => {
+      const [file, args] = enter('connect', `10.77.1.1:${PORT}`, '--netns', name, ...flags);
+      const program = net.adopt(new Program(file, args));
+      await program.says(/✓ dns {8}192\.168\.1\.1 for every name, by file\n[\s\S]*connected:/);
+      return program;
+    };
+    const exec = (...args: string[]) =>
+      spawnSync(...enter('exec', ...flags, ...args), { encoding: 'utf8' }).stdout;
+    const inUse = () => {
+      expect(exec('getent', 'ahostsv4', 'www.intra.example')).toMatch(/^10\.9\.9\.9 /);
+      expect(exec('cat', '/etc/resolv.conf')).toMatch(/nameserver 192\.168\.1\.1\nsearch intra/);
+      expect(readFileSync('/etc/resolv.conf', 'utf8')).toBe(before);
+      expect(net.difference('a')).toEqual([]);
+    };
+    const gone = () => [existsSync(`/run/netns/${name}`), existsSync(own)];
+    try {
+      const first = await connect();
+      inUse();
+      await names.says(/asked www\.intra\.example 1/);
+      expect((await first.stop()).code).toBe(143);
+      expect(gone()).toEqual([false, false]);
+
+      const second = await connect();
+      await second.kill();
+      expect(gone()).toEqual([true, true]);
+      // The next one begins with what this one left.
+      const third = await connect();
+      inUse();
+      await third.kill();
+      expect(spawnSync(...enter('cleanup', ...flags)).status).toBe(0);
+      expect(gone()).toEqual([false, false]);
+      expect(readFileSync('/etc/resolv.conf', 'utf8')).toBe(before);
+    } finally {
+      if (gone().includes(true)) execFileSync('sh', ['-c', `rm -rf ${own}; ip netns del ${name}`]);
+    }
   });
 });

@@ -184,7 +184,7 @@ test('under protection nothing leaves in the clear, whatever the local network d
 test('under lockdown a spoofed answer for the name of the server opens nothing, and the rules stay', async () => {
   await inNet(['server', 'a'], async (net) => {
     lay(net);
-    const answer = await startNameServer(net, 'server', serverAddress(1), serverAddress(1));
+    const { answer } = await startNameServer(net, 'server', serverAddress(1), serverAddress(1));
     askNameServer(net, 'a', serverAddress(1));
     const server = await new Server(net).start();
     const client = new Client(net, 'a');
