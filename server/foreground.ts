@@ -12,6 +12,7 @@ import { keepInformed } from './service-notices.ts';
 /** Exit codes of shells for a program that a signal ended. */
 const SIGNAL_EXIT = { SIGINT: 130, SIGTERM: 143 } as const;
 type StopSignal = keyof typeof SIGNAL_EXIT;
+const STOP_SIGNALS = Object.keys(SIGNAL_EXIT) as StopSignal[];
 
 export interface ReadyServer {
   readonly firstInvite: InviteReply | null;
@@ -30,6 +31,16 @@ export async function runServer(options: ForegroundOptions): Promise<number> {
   if (exposed !== null) options.log.warn(`keys may end up in a core dump: ${exposed}`);
   const notifier = openNotifier(options.env);
   let server: RunningServer | null = null;
+  let signal: StopSignal | null = null;
+  let endNotices = (): void => {};
+  // One that is starting is stopped once it has started: until then there is no whole to undo.
+  const onSignal = (name: StopSignal): void => {
+    // The second one ends at once: the kernel takes the device and the lock with the process.
+    if (signal !== null) process.kill(process.pid, 'SIGKILL');
+    signal = name;
+    notifier?.stopping();
+    void server?.stop();
+  };
   // While it starts there is nothing to read again.
   const onHangUp = (): void => {
     if (server === null) return;
@@ -42,48 +53,39 @@ export async function runServer(options: ForegroundOptions): Promise<number> {
       .finally(() => notifier?.ready());
   };
   process.on('SIGHUP', onHangUp);
+  for (const name of STOP_SIGNALS) process.on(name, onSignal);
   try {
     server = await startServer(options);
     giveBackRegularly();
-    return await untilStopped(server, notifier, options);
+    if (notifier !== null) endNotices = keepInformed(notifier, server.traffic);
+    if (signal !== null) void server.stop();
+    else await announce(server, notifier, options);
+    const reason = await server.stopped;
+    if (reason !== null) throw reason;
+    return signal === null ? 0 : SIGNAL_EXIT[signal as StopSignal];
   } finally {
+    endNotices();
     process.off('SIGHUP', onHangUp);
+    for (const name of STOP_SIGNALS) process.off(name, onSignal);
   }
 }
 
-async function untilStopped(
-  server: RunningServer,
+async function announce(
+  { opened, firstInvite, publicKey }: RunningServer,
   notifier: Notifier | null,
-  options: ForegroundOptions,
-): Promise<number> {
-  const endNotices = notifier === null ? null : keepInformed(notifier, () => server.traffic());
-  const { network, address } = options.configuration;
-  let signal: StopSignal | null = null;
-  const onSignal = (name: StopSignal): void => {
-    // The second one ends at once: the kernel takes the device and the lock with the process.
-    if (signal !== null) process.kill(process.pid, 'SIGKILL');
-    signal = name;
-    notifier?.stopping();
-    void server.stop();
-  };
-  process.on('SIGINT', onSignal);
-  process.on('SIGTERM', onSignal);
+  { configuration, onReady }: ForegroundOptions,
+): Promise<void> {
   notifier?.ready();
-  const { device, port } = server.opened;
-  await options.onReady({
-    firstInvite: server.firstInvite,
+  const { device, port } = opened;
+  const { network, address } = configuration;
+  await onReady({
+    firstInvite,
     facts: {
       device,
       port,
       address: formatIpv4(address),
       network: formatNetwork(network),
-      publicKey: keyToBase64(server.publicKey),
+      publicKey: keyToBase64(publicKey),
     },
   });
-  const reason = await server.stopped;
-  endNotices?.();
-  process.off('SIGINT', onSignal);
-  process.off('SIGTERM', onSignal);
-  if (reason !== null) throw reason;
-  return signal === null ? 0 : SIGNAL_EXIT[signal];
 }

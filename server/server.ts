@@ -11,7 +11,7 @@ import type { Interface, PeerId } from '../shared/dataplane.ts';
 import { VpnError } from '../shared/errors.ts';
 import type { Logger } from '../shared/log.ts';
 import { randomBytes } from '../shared/noise/crypto.ts';
-import { Engine, type EngineEvent, type PeerStatus, TICK_MS } from '../shared/session/engine.ts';
+import { Engine, type EngineEvent, TICK_MS } from '../shared/session/engine.ts';
 import { addAddress, bringUp } from '../shared/system/link.ts';
 import { type LocalSocket, serveLocalSocket } from '../shared/system/local-socket.ts';
 import { requireTun } from '../shared/system/require-tun.ts';
@@ -19,7 +19,6 @@ import { offerWireguardSocket, type WireguardSocket } from '../shared/uapi/socke
 import { serverAddress6 } from './addresses.ts';
 import { Administration, FIRST_INVITE, type InviteReply } from './administration.ts';
 import { applySettings } from './apply-settings.ts';
-import { backUpToday, lacksBackup } from './backup.ts';
 import { journalPath } from './cleanup.ts';
 import type { ServerConfiguration } from './configuration.ts';
 import { ControlService } from './control-service.ts';
@@ -41,11 +40,8 @@ import { StampReserve } from './stamp-reserve.ts';
 import { createRegistry, openState, type ServerState } from './state.ts';
 import { readStatus } from './status.ts';
 import type { SavedSettings } from './store/store.ts';
+import { StoreUpkeep } from './store-upkeep.ts';
 
-/** Every so many ticks: sightings to the store (10 s), expiry dates (0.5 s), pruning (1 h). */
-const SIGHTING_TICKS = 10_000 / TICK_MS;
-const EXPIRY_TICKS = 500 / TICK_MS;
-const PRUNE_TICKS = 3_600_000 / TICK_MS;
 /** Handshakes started per tick after a restart; more would hold up the traffic. */
 const RECONNECTS_PER_TICK = 50;
 /** The first invite of a new server is good for this long, seconds. */
@@ -106,6 +102,7 @@ class Server {
   readonly #administration: Administration;
   readonly #events = new Events(() => clock.wall().seconds * 1000 + clock.wall().nanoseconds / 1e6);
   readonly #presence: Presence;
+  readonly #upkeep: StoreUpkeep;
   #opened: Interface | null = null;
   #host: HostSetup | null = null;
   #routes: PeerRoutes | null = null;
@@ -113,9 +110,10 @@ class Server {
   #wireguardSocket: WireguardSocket | null = null;
   #timer: NodeJS.Timeout | null = null;
   #startedAt = 0;
-  #ticks = 0;
   /** Peers still to be shaken hands with after the start. */
   #reconnects: PeerId[] = [];
+  /** Settles when start() has come to its end, good or bad. */
+  #started: Promise<void> = Promise.resolve();
   #closing: Promise<void> | null = null;
   readonly #stopped: Promise<VpnError | null>;
   #settle: (reason: VpnError | null) => void = () => {};
@@ -158,11 +156,16 @@ class Server {
       },
       () => this.#peersChanged(),
     );
+    const { stateDirectory } = options;
+    const [registry, engine] = [this.#registry, this.#engine];
+    this.#upkeep = new StoreUpkeep({ registry, engine, stateDirectory, clock, log });
     this.#presence = new Presence({
-      registry: this.#registry,
+      registry,
       events: this.#events,
       log,
-      onSeen: (peers) => this.#recordSeen(peers),
+      onSeen: (peers) => {
+        if (this.#closing === null) this.#upkeep.record(peers);
+      },
     });
     this.#refusals = new RefusalLog(log, this.#registry, this.#events);
     this.#control = new ControlService({
@@ -188,7 +191,16 @@ class Server {
     });
   }
 
-  async start(): Promise<RunningServer> {
+  start(): Promise<RunningServer> {
+    const starting = this.#start();
+    this.#started = starting.then(
+      () => {},
+      () => {},
+    );
+    return starting;
+  }
+
+  async #start(): Promise<RunningServer> {
     const { log, socketPath, settings } = this.#options;
     const firstStart = this.#state.store.settings() === null;
     for (const warning of this.#settings.current.warnings) log.warn(warning);
@@ -217,7 +229,7 @@ class Server {
     this.#wireguardSocket = await this.#offerWireguardSocket(this.#opened);
     this.#timer = setInterval(() => this.#tick(), TICK_MS);
     this.#state.store.saveSettings(settings);
-    this.#backUp();
+    this.#upkeep.backUp();
     const firstInvite = firstStart ? await this.#firstInvite() : null;
     if (!firstStart) this.#administration.remindOfFirst(log);
     const { device, port, aead, workers } = this.#opened;
@@ -229,7 +241,11 @@ class Server {
       stopped: this.#stopped,
       reload: () => this.#settings.reload(),
       stop: () => this.#stop(null),
-      traffic: () => sumTraffic(this.#engine.peers(), this.#registry.peers()),
+      // Asked also while it stops, when the engine may be closed.
+      traffic: () => {
+        const peers = this.#closing === null ? this.#engine.peers() : [];
+        return sumTraffic(peers, this.#registry.peers());
+      },
     };
   }
 
@@ -240,10 +256,12 @@ class Server {
   }
 
   async #takeDown(): Promise<void> {
+    // Whoever stops a server that is still starting would take down half of it.
+    await this.#started;
     if (this.#timer !== null) clearInterval(this.#timer);
     if (this.#opened !== null) {
       this.#control.goodbye();
-      this.#trySightings(this.#engine.peers());
+      this.#upkeep.recordAll();
     }
     await this.#host?.close();
     this.#engine.close();
@@ -376,42 +394,8 @@ class Server {
   #tick(): void {
     this.#engine.tick();
     this.#control.tick();
-    this.#ticks += 1;
+    this.#upkeep.tick();
     for (const id of this.#reconnects.splice(0, RECONNECTS_PER_TICK)) this.#engine.connect(id);
-    if (this.#ticks % SIGHTING_TICKS === 0) this.#trySightings(this.#engine.peers());
-    if (this.#ticks % EXPIRY_TICKS === 0) {
-      this.#tryStore(() => this.#registry.expire(clock.wall().seconds));
-    }
-    if (this.#ticks % PRUNE_TICKS === 0) {
-      const { seconds } = clock.wall();
-      this.#tryStore(() => this.#registry.prune(seconds));
-      const { stateDirectory } = this.#options;
-      if (lacksBackup(stateDirectory, seconds)) this.#backUp();
-    }
-  }
-
-  #backUp(): void {
-    this.#tryStore(() => backUpToday(this.#options.stateDirectory, clock.wall().seconds));
-  }
-
-  #recordSeen(peers: ReadonlySet<PeerId>): void {
-    if (this.#closing !== null) return;
-    this.#trySightings([...peers].flatMap((peer) => this.#engine.peer(peer) ?? []));
-  }
-
-  #trySightings(statuses: Iterable<PeerStatus>): void {
-    this.#tryStore(() => {
-      this.#registry.recordSightings(statuses, clock.now(), clock.wall().seconds);
-    });
-  }
-
-  /** A full disk must not end the tunnel; what clients are answered is checked where it is. */
-  #tryStore(body: () => void): void {
-    try {
-      body();
-    } catch (error) {
-      this.#options.log.error({ err: error }, 'the store failed');
-    }
   }
 
   #onEvent(event: EngineEvent): void {
@@ -421,7 +405,7 @@ class Server {
         this.#control.receive(event.peer, event.bytes);
         break;
       case 'established':
-        this.#tryStore(() => this.#confirm(event.peer));
+        this.#upkeep.attempt(() => this.#confirm(event.peer));
         this.#presence.established(event.peer, event.endpoint);
         break;
       case 'roamed':

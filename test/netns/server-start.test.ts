@@ -1,0 +1,42 @@
+/**
+ * A server that is stopped while it starts, in a namespace where its changes to the firewall take
+ * their time: nothing of it stays, and it ends as it was told.
+ */
+import { chmodSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { inNet, type Net } from './harness.ts';
+import { Program } from './program.ts';
+import { layStar } from './topology.ts';
+import { commandLine, Server } from './vpn.ts';
+import { eventually } from './waiting.ts';
+
+/** Starts it with an `nft` of its own that waits for a second before it changes anything. */
+function startSlowly(net: Net, server: Server): Program {
+  const folder = join(net.directory, 'programs');
+  mkdirSync(folder);
+  const nft = join(folder, 'nft');
+  writeFileSync(nft, `#!/bin/sh\ncase "$*" in "-f -") sleep 1;; esac\nexec /usr/sbin/nft "$@"\n`);
+  chmodSync(nft, 0o755);
+  const [node, args] = commandLine('server', ['start', ...server.instance.flags, '--nat', 'auto']);
+  const script = `mount --make-private / && mount --bind ${folder} /usr/local/sbin && exec "$@"`;
+  const enter = [`--net=/run/netns/${net.namespace('server')}`, 'unshare', '--mount'];
+  return net.adopt(new Program('nsenter', [...enter, 'sh', '-c', script, 'sh', node, ...args]));
+}
+
+test.each([
+  ['on the control socket', 0, (server: Server) => server.command('stop')],
+  ['by a signal', 143, (_: Server, program: Program) => program.stop()],
+])('a start that is stopped %s ends cleanly', async (_, code, stop) => {
+  await inNet(['server', 'a'], async (net) => {
+    layStar(net, ['a']);
+    const server = new Server(net);
+    const program = startSlowly(net, server);
+    const socket = join(server.instance.flags[3]!, 'server.sock');
+    await eventually('the control socket is there', 10_000, () => existsSync(socket));
+    await stop(server, program);
+    expect((await program.end()).code).toBe(code);
+    expect(net.difference('server')).toEqual([]);
+    expect(existsSync(socket)).toBe(false);
+  });
+});
