@@ -6,7 +6,6 @@
 // that TypeScript rules out are not looked for here.
 #include <napi.h>
 
-#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -16,12 +15,6 @@
 
 namespace culvert {
 namespace {
-
-// What one turn of the event loop handles at most: a handshake costs JavaScript about 0.3 ms, and
-// the rest of the program must get its turns in a flood.
-constexpr size_t kHandshakesPerTurn = 32;
-constexpr size_t kSmallPerTurn = 64;
-constexpr size_t kControlPerTurn = 32;
 
 // ---- values from JavaScript -----------------------------------------------------------------
 
@@ -393,30 +386,16 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
     const Napi::Env env = info.Env();
     auto events = Napi::Array::New(env);
     uint32_t n = 0;
-    EventRing& ring = device_->events();
-    // A control frame must not overtake the event that its key was confirmed, which was pushed
-    // before it: frames counted now have theirs in the queue that is emptied first.
-    const size_t frames = std::min(ring.control_frames(), kControlPerTurn);
-    SmallEvent small = SmallEvent::need_handshake(0);
-    size_t taken = 0;
-    while (taken < kSmallPerTurn && ring.pop(&small)) {
-      events.Set(n++, from_small(env, small));
-      taken++;
-    }
-    uint32_t peer = 0;
-    size_t size = 0;
-    for (size_t i = 0; taken < kSmallPerTurn && i < frames && ring.next_control(&peer, &size);
-         i++) {
-      auto frame = Napi::Uint8Array::New(env, size);
-      if (frame.IsEmpty()) return events;  // the environment is ending
-      ring.pop_control(frame.Data());
-      events.Set(n++, make_object(env, std::pair("type", "control"), std::pair("peer", peer),
-                                  std::pair("bytes", frame)));
-    }
-    HandshakeEvent handshake;
-    for (size_t i = 0; i < kHandshakesPerTurn && ring.pop_handshake(&handshake); i++) {
-      events.Set(n++, from_handshake(env, handshake));
-    }
+    device_->events().take_turn(
+        [&](const SmallEvent& small) { events.Set(n++, from_small(env, small)); },
+        [&](uint32_t peer, size_t size) -> uint8_t* {
+          auto frame = Napi::Uint8Array::New(env, size);
+          if (frame.IsEmpty()) return nullptr;  // the environment is ending
+          events.Set(n++, make_object(env, std::pair("type", "control"), std::pair("peer", peer),
+                                      std::pair("bytes", frame)));
+          return frame.Data();
+        },
+        [&](const HandshakeEvent& handshake) { events.Set(n++, from_handshake(env, handshake)); });
     return events;
   }
 

@@ -3,6 +3,7 @@
 // refused and the caller counts it. Rings a doorbell when there is something again.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -43,7 +44,7 @@ struct HandshakeEvent {
   Endpoint from;
 };
 
-// Many writers, one reader. push_*: any thread. pop_*: JS thread.
+// Many writers, one reader. push_*: any thread. pop_* and take_*: JS thread.
 class EventRing {
  public:
   static constexpr size_t kHandshakes = 1024;
@@ -54,6 +55,11 @@ class EventRing {
   static constexpr size_t kSmallReserve = 512;
   static constexpr size_t kControlFrames = 256;
   static constexpr size_t kControlBytes = size_t{1} << 20;
+  // What one turn of the event loop handles at most: a handshake costs JavaScript about 0.3 ms, and
+  // the rest of the program must get its turns in a flood.
+  static constexpr size_t kHandshakesPerTurn = 32;
+  static constexpr size_t kSmallPerTurn = 64;
+  static constexpr size_t kControlPerTurn = 32;
 
   // `doorbell` is called from the pushing thread when the first event comes into empty queues; it
   // must not block and not call back into the ring.
@@ -79,6 +85,28 @@ class EventRing {
   // Size of the next control frame in *n; then pop_control copies it out.
   [[nodiscard]] bool next_control(uint32_t* peer, size_t* n) const;
   void pop_control(uint8_t* out);
+  // Takes what one turn may have: on_small(event), on_handshake(event), and on_control(peer, size),
+  // which returns where the frame is to be copied to, or null to end the turn.
+  template <typename OnSmall, typename OnControl, typename OnHandshake>
+  void take_turn(OnSmall on_small, OnControl on_control, OnHandshake on_handshake) {
+    // A control frame must not overtake the event that its key was confirmed, which was pushed
+    // before it: frames counted now have theirs in the queue that is emptied first.
+    const size_t frames = std::min(control_frames(), kControlPerTurn);
+    SmallEvent small = SmallEvent::need_handshake(0);
+    size_t taken = 0;
+    for (; taken < kSmallPerTurn && pop(&small); taken++) on_small(small);
+    uint32_t peer = 0;
+    size_t size = 0;
+    for (size_t i = 0; taken < kSmallPerTurn && i < frames && next_control(&peer, &size); i++) {
+      uint8_t* frame = on_control(peer, size);
+      if (frame == nullptr) return;
+      pop_control(frame);
+    }
+    HandshakeEvent handshake;
+    for (size_t i = 0; i < kHandshakesPerTurn && pop_handshake(&handshake); i++) {
+      on_handshake(handshake);
+    }
+  }
   // True when all queues are empty; the next push rings.
   [[nodiscard]] bool empty() const;
 

@@ -237,12 +237,44 @@ void test_ring_small() {
   CHECK(seen.size() == 3000);
 }
 
+void test_ring_turn() {
+  EventRing ring([] {});
+  const uint8_t message[148] = {1};
+  for (uint32_t i = 1; i <= 40; i++) {
+    CHECK(ring.push(SmallEvent::confirmed(i, 0)) && ring.push_control(i, message, i));
+    CHECK(ring.push_handshake(message, 148, Endpoint()));
+  }
+  uint8_t frame[148];
+  uint32_t confirmed = 0;
+  uint32_t heard = 0;
+  size_t handshakes = 0;
+  const auto on_small = [&](const SmallEvent& event) { confirmed = event.peer; };
+  const auto on_handshake = [&](const HandshakeEvent&) { handshakes++; };
+  const auto on_control = [&](uint32_t peer, size_t n) {
+    // Never before its key was confirmed, also when more comes in the middle of a turn.
+    CHECK(peer == heard + 1 && n == (peer <= 40 ? peer : 1) && confirmed >= peer);
+    heard = peer;
+    if (peer == 1)
+      CHECK(ring.push(SmallEvent::confirmed(41, 0)) && ring.push_control(41, frame, 1));
+    return frame;
+  };
+  const auto end = [](uint32_t, size_t) -> uint8_t* { return nullptr; };
+  ring.take_turn(on_small, on_control, on_handshake);
+  CHECK(confirmed == 40 && heard == 32 && handshakes == 32);
+  // Nowhere to put a frame: it stays, and so does what would come after it.
+  ring.take_turn(on_small, end, on_handshake);
+  CHECK(confirmed == 41 && heard == 32 && handshakes == 32 && ring.control_frames() == 9);
+  ring.take_turn(on_small, on_control, on_handshake);
+  CHECK(heard == 41 && handshakes == 40 && ring.empty());
+}
+
 }  // namespace
 
 void test_event_ring() {
   test_ring_handshakes();
   test_ring_control();
   test_ring_small();
+  test_ring_turn();
 }
 
 }  // namespace culvert::selftest
