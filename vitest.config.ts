@@ -3,6 +3,7 @@ import { defineConfig } from 'vitest/config';
 /** Namespace tests need root and mostly wait; three at a time. */
 const NETNS = ['test/netns/**/*.test.ts', 'test/wire/**/*.test.ts', 'test/contract/addon*.test.ts'];
 const SOAK = ['test/soak/**/*.test.ts'];
+const SYSTEM = ['test/system/**/*.test.ts'];
 
 export default defineConfig({
   test: {
@@ -11,7 +12,7 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['test/**/*.test.ts'],
-          exclude: [...NETNS, ...SOAK],
+          exclude: [...NETNS, ...SOAK, ...SYSTEM],
           testTimeout: 60_000,
           sequence: { groupOrder: 0 },
         },
@@ -36,6 +37,17 @@ export default defineConfig({
           testTimeout: 3_600_000,
           hookTimeout: 60_000,
           sequence: { groupOrder: 2 },
+        },
+      },
+      {
+        test: {
+          name: 'system',
+          include: SYSTEM,
+          pool: 'forks',
+          maxWorkers: 1,
+          testTimeout: 180_000,
+          hookTimeout: 120_000,
+          sequence: { groupOrder: 3 },
         },
       },
     ],
