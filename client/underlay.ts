@@ -6,10 +6,8 @@
 import { type Path, routeTo } from '../shared/system/link.ts';
 import type { NetworkChange, NetworkWatch, watchNetwork } from '../shared/system/netlink-watch.ts';
 import type { Run } from '../shared/system/run.ts';
+import { Settling } from '../shared/system/settling.ts';
 
-/** Changes come in bursts: one look when nothing came for this long, or after the longest. */
-const SETTLE_MS = 300;
-const SETTLE_AT_MOST_MS = 2_000;
 /** CLOCK_BOOTTIME ran ahead of CLOCK_MONOTONIC by this much: the host was asleep. */
 const SLEPT_MS = 2_000;
 /** No tick for this long: the process stood still, as in a frozen container. */
@@ -32,9 +30,7 @@ export interface UnderlayOptions {
 export class Underlay {
   readonly #options: UnderlayOptions;
   #watch: NetworkWatch | null = null;
-  #timer: NodeJS.Timeout | undefined;
-  /** First change of the burst that is settling, CLOCK_MONOTONIC; null: quiet. */
-  #burstSince: number | null = null;
+  readonly #settling = new Settling(() => void this.#look());
   /** The way as last seen; undefined: not asked yet. */
   #way: string | null | undefined;
   #ahead: number | null = null;
@@ -51,7 +47,7 @@ export class Underlay {
   close(): void {
     this.#watch?.close();
     this.#watch = null;
-    clearTimeout(this.#timer);
+    this.#settling.close();
   }
 
   /** Every tick of the client: `now` of CLOCK_BOOTTIME, `monotonic` of CLOCK_MONOTONIC, ms. */
@@ -75,16 +71,10 @@ export class Underlay {
   #changed({ device, gone }: NetworkChange): void {
     const ours = device !== null && device === this.#options.device();
     // What we add to our own device is no news; what goes from it may not be our doing.
-    if (ours && !gone) return;
-    const now = performance.now();
-    this.#burstSince ??= now;
-    const left = SETTLE_AT_MOST_MS - (now - this.#burstSince);
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => void this.#look(), Math.max(0, Math.min(SETTLE_MS, left)));
+    if (!ours || gone) this.#settling.changed();
   }
 
   async #look(): Promise<void> {
-    this.#burstSince = null;
     if (this.#watch === null) return;
     this.#options.onDisturbed();
     const before = this.#way;

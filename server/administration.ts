@@ -200,9 +200,17 @@ export class Administration {
       notes.push(`There is no group ${group} in the settings file yet: nothing is pushed for it.`);
     }
     for (const network of networks) {
-      for (const { device, address } of await overlappingLinks(network)) {
+      try {
+        for (const { device, address } of await overlappingLinks(network)) {
+          notes.push(
+            `This host reaches ${network} through ${device} (${address}) and goes on doing so, not through the peer.`,
+          );
+        }
+      } catch (error) {
+        // The change is made: this is no reason to call it failed.
+        if (!(error instanceof VpnError)) throw error;
         notes.push(
-          `This host reaches ${network} through ${device} (${address}) and goes on doing so, not through the peer.`,
+          `Whether this host reaches ${network} another way is not known: ${error.message}`,
         );
       }
     }

@@ -3,7 +3,6 @@
  * shell, what happened as JSON on standard input, a time limit, output in the log. The tunnel
  * never waits for one; those of one peer run one after the other, in the order of what happened.
  */
-import { VpnError } from '../shared/errors.ts';
 import type { Logger } from '../shared/log.ts';
 import { type Run, run } from '../shared/system/run.ts';
 import type { ServerConfiguration } from './configuration.ts';
@@ -101,8 +100,8 @@ export class Hooks {
       const output = `${stdout}${stderr}`.trim().slice(0, LOGGED);
       log.info({ peer, hook: file, ...(output === '' ? {} : { output }) }, 'hook done');
     } catch (error) {
-      if (!(error instanceof VpnError)) throw error;
-      log.warn({ peer, hook: file }, `hook failed: ${error.message}`);
+      // Whatever it is: an operator's program ends no tunnel.
+      log.warn({ peer, hook: file }, `hook failed: ${(error as Error).message}`);
     }
   }
 }

@@ -7,6 +7,7 @@ import { VpnError } from '../shared/errors.ts';
 import type { Logger } from '../shared/log.ts';
 import { Journal } from '../shared/system/journal.ts';
 import { type NetworkWatch, watchNetwork } from '../shared/system/netlink-watch.ts';
+import { Settling } from '../shared/system/settling.ts';
 import type { ServerConfiguration } from './configuration.ts';
 import { type Check, checkHost } from './doctor.ts';
 import type { Events } from './events.ts';
@@ -14,8 +15,6 @@ import { Hooks } from './hooks.ts';
 import { formatNetwork } from './ipv4.ts';
 import { Nat, type NatSettings, type NatStatus } from './nat.ts';
 
-/** Changes of the network come in bursts; looked at when they have been quiet for this long. */
-const SETTLE_MS = 300;
 /** Looked at anyway: what others do to forwarding and rules is not reported. */
 const RECHECK_MS = 30_000;
 
@@ -37,7 +36,8 @@ export class HostSetup {
   readonly #nat: Nat;
   readonly #hooks: Hooks;
   #watch: NetworkWatch | null = null;
-  #timer: NodeJS.Timeout | null = null;
+  readonly #settling = new Settling(() => this.#look());
+  #timer: NodeJS.Timeout | undefined;
 
   /** Changes nothing yet. Errors: STATE_UNUSABLE for the journal. */
   constructor({ device, journalPath, configuration, events, addressOf, log }: HostSetupOptions) {
@@ -56,8 +56,8 @@ export class HostSetup {
       await this.#undoAll();
     }
     await this.#nat.refresh();
-    this.#watch = watchNetwork(() => this.#look(SETTLE_MS));
-    this.#look(RECHECK_MS);
+    this.#watch = watchNetwork(() => this.#settling.changed());
+    this.#timer = setInterval(() => this.#look(), RECHECK_MS).unref();
   }
 
   /** New settings, effective at once. */
@@ -80,8 +80,8 @@ export class HostSetup {
   async close(): Promise<void> {
     this.#hooks.close();
     this.#watch?.close();
-    if (this.#timer !== null) clearTimeout(this.#timer);
-    this.#timer = null;
+    this.#settling.close();
+    clearInterval(this.#timer);
     try {
       await this.#nat.close();
     } catch (error) {
@@ -96,16 +96,10 @@ export class HostSetup {
     }
   }
 
-  /** Refreshes after `ms`, or when that comes sooner than what is planned. */
-  #look(ms: number): void {
-    if (this.#timer !== null) clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => {
-      this.#look(RECHECK_MS);
-      void this.#nat.refresh().catch((error: unknown) => {
-        this.#log.error({ err: error }, 'the way out of this host cannot be kept');
-      });
-    }, ms);
-    this.#timer.unref();
+  #look(): void {
+    this.#nat.refresh().catch((error: unknown) => {
+      this.#log.error({ err: error }, 'the way out of this host cannot be kept');
+    });
   }
 }
 

@@ -78,7 +78,7 @@ export class Nat {
     return this.refresh();
   }
 
-  /** Brings the host in line with settings and routes as they are now. Never fails. */
+  /** Brings the host in line with settings and routes; what stands in the way is in status(). */
   refresh(): Promise<void> {
     return this.#queue(() => this.#refresh());
   }

@@ -80,10 +80,16 @@ export class LiveSettings {
     const { reread, apply, log } = this.#options;
     const { configuration: wanted } = await reread(null);
     const next = untilNextStart(this.#current, wanted);
-    const changed = differences(this.#current, next);
+    const before = this.#current;
+    const changed = differences(before, next);
     const atNextStart = differences(next, wanted);
     this.#current = next;
-    const notes = [...next.warnings, ...(await apply(next, changed))];
+    const applied = await apply(next, changed).catch((error: unknown) => {
+      // The next reload has to try all of it again.
+      this.#current = before;
+      throw error;
+    });
+    const notes = [...next.warnings, ...applied];
     log.info({ changed, atNextStart }, 'settings read again');
     for (const note of notes) log.warn(note);
     return { changed, atNextStart, notes };

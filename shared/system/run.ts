@@ -70,6 +70,9 @@ export const run: Run = (file, args, options = {}) =>
       // A program that does not read its input closes the pipe early; its exit code says enough.
       child.stdin?.on('error', () => {});
       child.stdin?.end(options.input ?? '');
+    } catch (error) {
+      // Arguments that the kernel does not take, such as too long ones.
+      reject(failure(file, args, error as Error, ''));
     } finally {
       process.umask(own);
     }

@@ -3,6 +3,7 @@ import { keyToBase64, publicKeyOf } from '../../keys/keypair.ts';
 import { Administration } from '../../server/administration.ts';
 import { resolveConfiguration, type SettingName } from '../../server/configuration.ts';
 import { parseInvite } from '../../shared/control/invite.ts';
+import { VpnError } from '../../shared/errors.ts';
 import type { Logger } from '../../shared/log.ts';
 import { parseProfile } from '../../shared/profile.ts';
 import { Harness, SERVER_KEY } from './server-harness.ts';
@@ -25,8 +26,10 @@ describe('Administration', () => {
       configuration: resolveConfiguration({ flags, environment, file: null }),
       now: () => h.now,
       outwardAddress: async () => outward,
-      overlappingLinks: async (network) =>
-        network === '10.9.0.0/16' ? [{ device: 'eth0', address: '10.9.0.1/24' }] : [],
+      overlappingLinks: async (network) => {
+        if (network === '10.7.0.0/16') throw new VpnError('COMMAND_MISSING', 'no ip');
+        return network === '10.9.0.0/16' ? [{ device: 'eth0', address: '10.9.0.1/24' }] : [];
+      },
     });
   const ask = (name: string, more: { endpoints?: string[]; address?: string } = {}) => ({
     ...{ name, endpoints: more.endpoints ?? [], address: more.address ?? null },
@@ -56,6 +59,10 @@ describe('Administration', () => {
     const notes = async (change: Parameters<typeof admin.set>[1]) =>
       (await admin.set('office', change)).notes;
     expect(await notes({ networks: ['10.8.0.0/16'] })).toEqual([]);
+    expect(await notes({ networks: ['10.7.0.0/16'] })).toEqual([
+      'Whether this host reaches 10.7.0.0/16 another way is not known: no ip',
+    ]);
+    expect(h.registry.peerNamed('office')?.record.networks).toEqual(['10.7.0.0/16']);
     expect(await notes({ networks: ['10.9.0.0/16'] })).toEqual([
       'This host reaches 10.9.0.0/16 through eth0 (10.9.0.1/24) and goes on doing so, not through the peer.',
     ]);

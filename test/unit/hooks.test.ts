@@ -61,6 +61,13 @@ describe('a hook', () => {
     expect(lines[0]?.output).toBe('0077');
   });
 
+  test('that the kernel cannot even start is a line in the log', async () => {
+    const { connect, lines } = setUp({ connected: [['/bin/echo', 'x'.repeat(1 << 18)]] }, run);
+    connect('laptop');
+    while (lines.length === 0) await turn();
+    expect(lines[0]?.msg).toMatch(/^hook failed: .*E2BIG/);
+  });
+
   test('is no line for a shell', async () => {
     const { connect, lines } = setUp({ connected: [['/bin/echo', '$HOME; `id`']] }, run);
     connect('laptop');

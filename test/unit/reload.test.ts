@@ -11,8 +11,8 @@ function read(yaml: string, flags = {}, environment = {}) {
   return resolveConfiguration({ flags, environment, file });
 }
 
-/** Live settings on a file that the test rewrites. */
-function live(yaml: string) {
+/** Live settings on a file that the test rewrites; applying them fails as often as `failures`. */
+function live(yaml: string, failures: string[] = []) {
   const file = { yaml };
   const applied: (readonly string[])[] = [];
   const settings = new LiveSettings({
@@ -20,6 +20,8 @@ function live(yaml: string) {
     reread: async () => ({ file: 'server.yaml', configuration: read(file.yaml) }),
     apply: async (_, changed) => {
       applied.push(changed);
+      const failure = failures.shift();
+      if (failure !== undefined) throw new Error(failure);
       return ['a note'];
     },
     log: pino({ level: 'silent' }),
@@ -72,6 +74,15 @@ describe('reload', () => {
       changed: [],
       atNextStart: ['listen', 'workers', 'offload.udpGso'],
     });
+  });
+
+  it('that came to nothing is tried again as a whole', async () => {
+    const { file, applied, settings } = live('mtu: 1420\n', ['the host does not answer']);
+    file.yaml = 'mtu: 1400\n';
+    await expect(settings.reload()).rejects.toThrow('the host does not answer');
+    expect(settings.current.mtu).toBe(1420);
+    expect((await settings.reload()).changed).toEqual(['push.mtu', 'mtu']);
+    expect(applied).toHaveLength(2);
   });
 
   it('lets the addresses of another network wait with it', async () => {
