@@ -193,16 +193,8 @@ export function createProgram(surroundings: Surroundings): Program {
       summary: 'end a connection and undo what it changed on this host',
       examples: ['vpn-client disconnect', 'vpn-client disconnect office'],
       options: [...placeOptions, new Option('--all', 'every connection of this run directory')],
-      run: async ({ args, options, output, env }) => {
-        const ended = await disconnect(findPlace(options, env), args[0], options.all === true);
-        const line = ({ device }: (typeof ended)[number]) =>
-          `disconnected${device === null ? '' : `, ${device} is gone`}`;
-        output.facts(
-          ended.length === 1 ? ended[0] : { tunnels: ended },
-          ended.map(line).join('\n'),
-        );
-        return undefined;
-      },
+      run: ({ args, options, output, env }) =>
+        disconnect(findPlace(options, env), args[0], options.all === true, output),
     });
 }
 

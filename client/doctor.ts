@@ -9,7 +9,7 @@ import { isIPv6 } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { contains, networkText, parseCidr } from '../shared/cidr.ts';
 import type { Endpoint } from '../shared/dataplane.ts';
-import { ExitCode, VpnError } from '../shared/errors.ts';
+import { ERRORS, ExitCode, VpnError } from '../shared/errors.ts';
 import type { HostPort } from '../shared/profile.ts';
 import { readLinks } from '../shared/system/link.ts';
 import { requireTun } from '../shared/system/require-tun.ts';
@@ -17,7 +17,7 @@ import type { Run } from '../shared/system/run.ts';
 import { LOCKDOWN, Lockdowns, readLockdowns } from './lockdown.ts';
 import { type Place, tunnelsWithJournal } from './place.ts';
 import { type LookUp, resolveEndpoints } from './resolve.ts';
-import { readStatus } from './running.ts';
+import { answering, isSilent, readStatus, type SilentClient, silenceText } from './running.ts';
 import type { ClientStatus } from './status.ts';
 
 export interface Finding {
@@ -50,9 +50,11 @@ const KNOCK_MS = 700;
 export async function examine(options: DoctorOptions): Promise<Finding[]> {
   const { place } = options;
   const found = [privileges(), ...(await programs(options.run)), clock(), leftovers(place)];
-  const running = await readStatus(place, undefined).catch(() => []);
+  const clients = await readStatus(place, undefined).catch(() => []);
+  const running = answering(clients);
   found.push(...(await lockdowns(place, options.run, running)));
-  found.push(...running.map(tunnel), names(options.resolvConf ?? '/etc/resolv.conf', running));
+  found.push(...clients.map((client) => (isSilent(client) ? silent(client) : tunnel(client))));
+  found.push(names(options.resolvConf ?? '/etc/resolv.conf', running));
   found.push(...(await way(options)));
   if (running.length === 0) found.push(await overlap(options.run));
   else found.push(...running.flatMap(({ clashes }) => clashes.map((c) => unknown('overlap', c))));
@@ -140,6 +142,10 @@ async function lockdowns(
       found.push(failed('lockdown', error));
   }
   return found;
+}
+
+function silent(client: SilentClient): Finding {
+  return bad('tunnel', silenceText(client), ERRORS.NOT_ANSWERING.hint);
 }
 
 function tunnel({ tunnel: name, state, server }: ClientStatus): Finding {

@@ -5,7 +5,7 @@ import { requireNetAdmin } from '../shared/system/require-tun.ts';
 import { type Run, run } from '../shared/system/run.ts';
 import { LOCKDOWN, Lockdowns, readLockdowns } from './lockdown.ts';
 import type { Place } from './place.ts';
-import { readStatus } from './running.ts';
+import { answering, readStatus } from './running.ts';
 
 /**
  * Puts back the rules of every lockdown that are missing, as after a reboot. Exit code 1 when some
@@ -71,7 +71,7 @@ export async function endLockdowns(
 
 async function runningClients(place: Place) {
   try {
-    return await readStatus(place, undefined);
+    return answering(await readStatus(place, undefined));
   } catch (error) {
     if (error instanceof VpnError && error.code === 'NOT_RUNNING') return [];
     throw error;

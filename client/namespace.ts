@@ -10,7 +10,7 @@ import { InvalidArgumentError } from 'commander';
 import { VpnError } from '../shared/errors.ts';
 import type { Environment, Surroundings } from '../shared/program.ts';
 import type { Place } from './place.ts';
-import { readStatus } from './running.ts';
+import { answering, readStatus } from './running.ts';
 
 const FORWARDED = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
@@ -72,7 +72,7 @@ function asCaller({ SUDO_UID: uid, SUDO_GID: gid }: Environment): string[] {
 }
 
 async function onlyNamespace(place: Place): Promise<string> {
-  const all = (await readStatus(place, undefined)).flatMap(({ netns }) => netns ?? []);
+  const all = answering(await readStatus(place, undefined)).flatMap(({ netns }) => netns ?? []);
   if (all.length === 1) return all[0]!;
   if (all.length > 1) {
     throw new VpnError('USAGE', `several namespaces are there: ${all.join(', ')}`, {

@@ -3,40 +3,71 @@
  * say of themselves, how to end them. Talks through their control sockets only.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { ExitCode, VpnError } from '../shared/errors.ts';
+import { ERRORS, ExitCode, VpnError } from '../shared/errors.ts';
 import type { Output } from '../shared/program.ts';
-import { callLocalSocket } from '../shared/system/local-socket.ts';
+import { callLocalSocket, silentProcess } from '../shared/system/local-socket.ts';
 import { run } from '../shared/system/run.ts';
 import { type Place, placeOfTunnel, tunnelMeant, tunnelsWithSocket } from './place.ts';
 import type { RotationReply } from './rotation.ts';
 import type { ClientStatus } from './status.ts';
 
+/** A client that lives answers at once; the others are not kept waiting for one that does not. */
+const STATUS_TIMEOUT_MS = 3_000;
 /** Undoing what was done to the host takes a moment. */
 const DISCONNECT_TIMEOUT_MS = 15_000;
 /** The client itself gives up earlier. */
 const ROTATION_TIMEOUT_MS = 30_000;
 const WATCH_INTERVAL_MS = 1_000;
 
-/** `name` undefined: every client that answers. Errors: NOT_RUNNING when there is none. */
+/** A client that runs and does not answer: it hangs, or somebody has stopped it. */
+export interface SilentClient {
+  readonly tunnel: string;
+  readonly state: 'notAnswering';
+  /** Its process; null: not known. */
+  readonly pid: number | null;
+}
+
+/** `name` undefined: every client that runs, asked side by side. Errors: NOT_RUNNING when there is none. */
 export async function readStatus(
   place: Place,
   name: string | undefined,
-): Promise<readonly ClientStatus[]> {
-  if (name !== undefined) {
-    return [(await call(place, tunnelMeant(place, name), 'status')) as ClientStatus];
-  }
+): Promise<readonly (ClientStatus | SilentClient)[]> {
+  if (name !== undefined) return [await askStatus(place, tunnelMeant(place, name))];
   const answers = await Promise.all(
     tunnelsWithSocket(place).map((tunnel) =>
-      call(place, tunnel, 'status').catch((error: unknown) => {
+      askStatus(place, tunnel).catch((error: unknown) => {
         // Killed, or just ending: its socket is all that is left.
         if (error instanceof VpnError && error.code === 'NOT_RUNNING') return null;
         throw error;
       }),
     ),
   );
-  const found = answers.filter((answer) => answer !== null) as ClientStatus[];
+  const found = answers.filter((answer) => answer !== null);
   if (found.length === 0) throw nobody(place, name);
   return found;
+}
+
+/** Those that answered. */
+export function answering(found: readonly (ClientStatus | SilentClient)[]): ClientStatus[] {
+  return found.filter((client): client is ClientStatus => !isSilent(client));
+}
+
+export function isSilent(client: { readonly state: string }): client is SilentClient {
+  return client.state === 'notAnswering';
+}
+
+/** `the client of office does not answer: process 4711`. */
+export function silenceText({ tunnel, pid }: SilentClient): string {
+  return `the client of ${tunnel} does not answer${pid === null ? '' : `: process ${pid}`}`;
+}
+
+async function askStatus(place: Place, tunnel: string): Promise<ClientStatus | SilentClient> {
+  try {
+    return (await call(place, tunnel, 'status', STATUS_TIMEOUT_MS)) as ClientStatus;
+  } catch (error) {
+    if (!(error instanceof VpnError) || error.code !== 'NOT_ANSWERING') throw error;
+    return { tunnel, state: 'notAnswering', pid: silentProcess(error) };
+  }
 }
 
 /** One tunnel's facts as they are, those of several as `tunnels`. */
@@ -50,14 +81,16 @@ export async function showStatus(
   await warnOfMissing(place.stateDirectory, output, run);
   const found = await readStatus(place, name);
   const facts = found.length === 1 ? found[0] : { tunnels: found };
-  output.facts(facts, found.map(statusText).join('\n\n'));
+  const text = (client: ClientStatus | SilentClient): string =>
+    isSilent(client) ? silenceText(client) : statusText(client);
+  output.facts(facts, found.map(text).join('\n\n'));
   return exitCodeOf(found);
 }
 
 /** Not connected comes before connected in part. */
-export function exitCodeOf(found: readonly ClientStatus[]): ExitCode {
-  if (found.some((status) => status.state !== 'connected')) return ExitCode.notRunning;
-  const complete = found.every((status) => (status.dns?.problem ?? null) === null);
+export function exitCodeOf(found: readonly (ClientStatus | SilentClient)[]): ExitCode {
+  if (found.some((client) => client.state !== 'connected')) return ExitCode.notRunning;
+  const complete = answering(found).every((status) => (status.dns?.problem ?? null) === null);
   return complete ? ExitCode.ok : ExitCode.partial;
 }
 
@@ -75,41 +108,73 @@ export async function watchStatus(
   }
 }
 
-/** Ends one client, or all; resolves when the host is as before. Errors: NOT_RUNNING, USAGE. */
+/**
+ * Ends one client, or all; resolves when the host is as before. Exit code 1 when one of several
+ * does not answer. Errors: NOT_RUNNING, USAGE, NOT_ANSWERING when none does.
+ */
 export async function disconnect(
   place: Place,
   name: string | undefined,
   all: boolean,
-): Promise<readonly { readonly tunnel: string; readonly device: string | null }[]> {
-  const tunnels = await chosen(place, name);
+  output: Output,
+): Promise<ExitCode> {
+  const clients = await chosen(place, name);
+  const tunnels = clients.map(({ tunnel }) => tunnel);
   if (tunnels.length > 1 && !all) {
     throw new VpnError('USAGE', `several tunnels are up: ${tunnels.join(', ')}`, {
       hint: 'Say which: `vpn-client disconnect NAME`, or give --all.',
     });
   }
-  return Promise.all(
-    tunnels.map(async (tunnel) => {
+  const silent = clients.filter(isSilent);
+  if (silent.length === clients.length) {
+    throw new VpnError('NOT_ANSWERING', silent.map(silenceText).join('; '));
+  }
+  const answers = await Promise.all(
+    clients.map(async (client) => {
+      if (isSilent(client)) return [];
+      const { tunnel } = client;
       const { device } = (await call(place, tunnel, 'disconnect')) as { device: string | null };
-      return { tunnel, device };
+      return [{ tunnel, device }];
     }),
   );
+  const ended = answers.flat();
+  const line = ({ device }: (typeof ended)[number]): string =>
+    `disconnected${device === null ? '' : `, ${device} is gone`}`;
+  const facts = tunnels.length === 1 ? ended[0] : { tunnels: [...ended, ...silent] };
+  output.facts(facts, ended.map(line).join('\n'));
+  for (const client of silent) output.warn(`${silenceText(client)}; ${ERRORS.NOT_ANSWERING.hint}`);
+  return silent.length === 0 ? ExitCode.ok : ExitCode.other;
 }
 
-/** Changes the own key of one client. Errors: NOT_RUNNING, USAGE, REQUEST_FAILED. */
+/** Changes the own key of one client. Errors: NOT_RUNNING, USAGE, NOT_ANSWERING, REQUEST_FAILED. */
 export async function rotateKey(place: Place, name: string | undefined): Promise<RotationReply> {
-  const tunnels = await chosen(place, name);
-  if (tunnels.length > 1) {
+  const clients = await chosen(place, name);
+  if (clients.length > 1) {
+    const tunnels = clients.map(({ tunnel }) => tunnel);
     throw new VpnError('USAGE', `several tunnels are up: ${tunnels.join(', ')}`, {
       hint: 'Say which: `vpn-client rotate-key NAME`.',
     });
   }
-  return (await call(place, tunnels[0]!, 'rotateKey', ROTATION_TIMEOUT_MS)) as RotationReply;
+  const [client] = clients;
+  if (isSilent(client!)) throw new VpnError('NOT_ANSWERING', silenceText(client));
+  return (await call(place, client!.tunnel, 'rotateKey', ROTATION_TIMEOUT_MS)) as RotationReply;
 }
 
-/** The tunnel of that name, or else all that run. Errors: NOT_RUNNING. */
-async function chosen(place: Place, name: string | undefined): Promise<string[]> {
-  if (name !== undefined) return [tunnelMeant(place, name)];
-  return (await readStatus(place, name)).map((status) => status.tunnel);
+/** The client of that name, also one that has only begun, or else all that run. Errors: NOT_RUNNING. */
+async function chosen(
+  place: Place,
+  name: string | undefined,
+): Promise<readonly (SilentClient | { readonly tunnel: string; readonly state: string })[]> {
+  if (name === undefined) return readStatus(place, name);
+  const tunnel = tunnelMeant(place, name);
+  return [
+    await askStatus(place, tunnel).catch((error: unknown) => {
+      if (error instanceof VpnError && error.code === 'NOT_RUNNING') {
+        return { tunnel, state: 'begun' };
+      }
+      throw error;
+    }),
+  ];
 }
 
 async function call(

@@ -449,11 +449,13 @@ Napi::Value send_unix_datagram(const Napi::CallbackInfo& info) {
   return from_result(info.Env(), culvert::send_unix_datagram(path, text(info[1])), path);
 }
 
-// peerUser(fd): user id or failure.
-Napi::Value peer_user(const Napi::CallbackInfo& info) {
-  const Result<uint32_t> user = culvert::peer_user(info[0].ToNumber().Int32Value());
-  if (!user.ok()) return from_failure(info.Env(), user.failure());
-  return Napi::Number::New(info.Env(), user.value());
+// peerProcess(fd): {user, process} or failure.
+Napi::Value peer_process(const Napi::CallbackInfo& info) {
+  const Result<PeerProcess> peer = culvert::peer_process(info[0].ToNumber().Int32Value());
+  if (!peer.ok()) return from_failure(info.Env(), peer.failure());
+  const auto [user, process] = peer.value();
+  return make_object(info.Env(), std::pair("user", static_cast<double>(user)),
+                     std::pair("process", static_cast<double>(process)));
 }
 
 // forbidCoreDumps(): undefined or failure.
@@ -471,7 +473,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("now", Napi::Function::New<now>(env));
   exports.Set("wall", Napi::Function::New<wall>(env));
   exports.Set("sendUnixDatagram", Napi::Function::New<send_unix_datagram>(env));
-  exports.Set("peerUser", Napi::Function::New<peer_user>(env));
+  exports.Set("peerProcess", Napi::Function::New<peer_process>(env));
   exports.Set("forbidCoreDumps", Napi::Function::New<forbid_core_dumps>(env));
   exports.Set("giveBackMemory", Napi::Function::New<give_back_memory>(env));
   return exports;

@@ -52,7 +52,7 @@ interface Addon {
   now(): number;
   wall(): WallTime;
   sendUnixDatagram(path: string, text: string): Failure | undefined;
-  peerUser(fd: number): number | Failure;
+  peerProcess(fd: number): PeerProcess | Failure;
   forbidCoreDumps(): Failure | undefined;
   giveBackMemory(): void;
 }
@@ -93,10 +93,16 @@ export function sendUnixDatagram(path: string, text: string): string | null {
   return failure === undefined ? null : describe(failure);
 }
 
-/** User id of who connected the unix stream socket `fd`; null: the kernel does not say. */
-export function peerUser(fd: number): number | null {
-  const user = addon().peerUser(fd);
-  return typeof user === 'number' ? user : null;
+/** A process at the other end of a unix socket: user id and process id. */
+export interface PeerProcess {
+  readonly user: number;
+  readonly process: number;
+}
+
+/** Who is at the other end of the unix stream socket `fd`; null: the kernel does not say. */
+export function peerProcess(fd: number): PeerProcess | null {
+  const peer = addon().peerProcess(fd);
+  return 'user' in peer ? peer : null;
 }
 
 /**

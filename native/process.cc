@@ -27,13 +27,13 @@ Result<Nothing> send_unix_datagram(const std::string& path, const std::string& t
   return Nothing{};
 }
 
-Result<uint32_t> peer_user(int fd) {
+Result<PeerProcess> peer_process(int fd) {
   ucred peer{};
   socklen_t size = sizeof peer;
   if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0) {
-    return Failure{errno, "ask for the peer's user"};
+    return Failure{errno, "ask for the peer's process"};
   }
-  return static_cast<uint32_t>(peer.uid);
+  return PeerProcess{peer.uid, peer.pid};
 }
 
 Result<Nothing> forbid_core_dumps() {

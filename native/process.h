@@ -12,8 +12,14 @@ namespace culvert {
 // them. Never waits: a full socket is EAGAIN.
 Result<Nothing> send_unix_datagram(const std::string& path, const std::string& text);
 
-// User id of the process that connected the unix stream socket `fd` (SO_PEERCRED, unix(7)).
-Result<uint32_t> peer_user(int fd);
+// A process at the other end of a unix stream socket, as it was at connect() or listen().
+struct PeerProcess {
+  uint32_t user;
+  int32_t process;
+};
+
+// Who is at the other end of the unix stream socket `fd` (SO_PEERCRED, unix(7)).
+Result<PeerProcess> peer_process(int fd);
 
 // Keeps this process out of core dumps, also those that go to a pipe, and its memory from other
 // processes of its user: it holds keys. Lost at exec, so children are as they would be.

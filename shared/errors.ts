@@ -83,6 +83,10 @@ export const ERRORS = {
     exit: ExitCode.other,
     hint: 'Run it again as root; the journal in the run directory keeps what is left to undo.',
   },
+  NOT_ANSWERING: {
+    exit: ExitCode.other,
+    hint: 'It hangs or is stopped: `kill -CONT PID` lets it go on, `kill -9 PID` ends it; then run cleanup.',
+  },
   REQUEST_FAILED: { exit: ExitCode.other, hint: 'Look at the log of the running program.' },
 
   // Invites

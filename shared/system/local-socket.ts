@@ -6,7 +6,7 @@
 import { existsSync, unlinkSync } from 'node:fs';
 import { createConnection, createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
-import { peerUser } from '../../native/index.ts';
+import { type PeerProcess, peerProcess } from '../../native/index.ts';
 import { ERRORS, type ErrorCode, VpnError } from '../errors.ts';
 import { makeDirectory } from './make-directory.ts';
 
@@ -102,15 +102,20 @@ export async function serveLocalSocket(
  * the kernel knows it from connect().
  */
 function isOwner(connection: Socket): boolean {
+  const user = peerOf(connection)?.user;
+  return user !== undefined && (user === 0 || user === process.geteuid?.());
+}
+
+function peerOf(connection: Socket): PeerProcess | null {
   // Node has no public way to the descriptor of a connection.
   const { _handle: handle } = connection as Socket & { _handle?: { fd?: number } | null };
-  const user = handle?.fd === undefined ? null : peerUser(handle.fd);
-  return user === 0 || user === process.geteuid?.();
+  return handle?.fd === undefined ? null : peerProcess(handle.fd);
 }
 
 /**
  * Calls one method of the program that serves `path`. Throws VpnError: NOT_RUNNING when nobody
- * listens, REQUEST_FAILED, or the error that the method threw there.
+ * listens, NOT_ANSWERING (see silentProcess()), REQUEST_FAILED, or the error that the method threw
+ * there.
  */
 export async function callLocalSocket(
   path: string,
@@ -131,11 +136,10 @@ export async function callLocalSocket(
       if (error === null) resolve(result);
       else reject(error);
     };
-    const timer = setTimeout(
-      () => finish(new VpnError('REQUEST_FAILED', `no answer on ${path} in ${timeoutMs} ms`)),
-      timeoutMs,
-    );
+    let peer: PeerProcess | null = null;
+    const timer = setTimeout(() => finish(notAnswering(path, peer, timeoutMs)), timeoutMs);
     connection.on('connect', () => {
+      peer = peerOf(connection);
       connection.write(`${JSON.stringify({ jsonrpc: '2.0', id: 1, method, params })}\n`);
     });
     readLines(connection, MAX_ANSWER, (line) => {
@@ -148,6 +152,18 @@ export async function callLocalSocket(
       finish(new VpnError('REQUEST_FAILED', `the connection to ${path} ended early`)),
     );
   });
+}
+
+function notAnswering(path: string, peer: PeerProcess | null, timeoutMs: number): VpnError {
+  const who = peer === null ? 'the program' : `process ${peer.process}`;
+  const message = `${who} does not answer on ${path} within ${timeoutMs / 1000} s`;
+  return new VpnError('NOT_ANSWERING', message, { cause: peer });
+}
+
+/** Id of the process that did not answer a call; null: it is not known, or another error. */
+export function silentProcess(error: unknown): number | null {
+  if (!(error instanceof VpnError) || error.code !== 'NOT_ANSWERING') return null;
+  return (error.cause as PeerProcess | null)?.process ?? null;
 }
 
 /**

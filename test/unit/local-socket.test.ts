@@ -12,6 +12,7 @@ import {
   type LocalMethod,
   type LocalSocket,
   serveLocalSocket,
+  silentProcess,
 } from '../../shared/system/local-socket.ts';
 
 const root = mkdtempSync(join(tmpdir(), `culvert-socket-${process.pid}-`));
@@ -238,7 +239,10 @@ describe('local socket', () => {
     const path = newPath();
     await serve(path, { never: () => new Promise(() => {}) });
     const call = callLocalSocket(path, 'never', {}, { timeoutMs: 50 });
-    expect(await codeOf(call)).toBe('REQUEST_FAILED');
+    const error = await call.catch((thrown: unknown) => thrown);
+    expect(error).toMatchObject({ code: 'NOT_ANSWERING' });
+    expect(silentProcess(error)).toBe(process.pid);
+    expect(silentProcess(new VpnError('REQUEST_FAILED', 'other'))).toBeNull();
   });
 
   it('notices an end before the answer', async () => {

@@ -1,0 +1,79 @@
+/** The running clients of a host, one of which is stopped (SIGSTOP). */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { placeOfTunnel } from '../../client/place.ts';
+import { disconnect, readStatus, rotateKey, showStatus } from '../../client/running.ts';
+import type { Output } from '../../shared/program.ts';
+import { type LocalSocket, serveLocalSocket } from '../../shared/system/local-socket.ts';
+
+const LISTENER =
+  "require('node:net').createServer().listen(process.argv[1], () => console.log('ready'))";
+
+let folder: string;
+let stopped: ChildProcess;
+let living: LocalSocket;
+let ended: string[];
+const place = () => ({ stateDirectory: join(folder, 'state'), runDirectory: folder });
+
+beforeEach(async () => {
+  folder = mkdtempSync(join(tmpdir(), `culvert-running-${process.pid}-`));
+  const { socketPath } = placeOfTunnel(place(), 'home');
+  stopped = spawn(process.execPath, ['-e', LISTENER, socketPath], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  await once(stopped.stdout!, 'data');
+  stopped.kill('SIGSTOP');
+  ended = [];
+  living = await serveLocalSocket(placeOfTunnel(place(), 'office').socketPath, {
+    status: () => ({ tunnel: 'office', state: 'connected', ...QUIET }),
+    disconnect: () => {
+      ended.push('office');
+      return { device: 'cvc1' };
+    },
+  });
+});
+afterEach(async () => {
+  stopped.kill('SIGKILL');
+  await living.close();
+  rmSync(folder, { recursive: true });
+});
+
+const QUIET = {
+  ...{ device: 'cvc1', addresses: [], routes: [], clashes: [], servers: [], drops: {} },
+  ...{ dns: null, name: null, netns: null, protection: null, connectedSince: null, mtu: 1420 },
+  server: { endpoint: null, lastHandshake: null, bytesReceived: 0, bytesSent: 0, drops: {} },
+};
+
+function collect() {
+  const [shown, said]: [{ value: unknown; text: string }[], string[]] = [[], []];
+  const output = {
+    facts: (value: unknown, text: string) => shown.push({ value, text }),
+    warn: (text: string) => said.push(text),
+  } as unknown as Output;
+  return { shown, said, output };
+}
+
+test('one that is stopped is named with its process, and the others are shown', async () => {
+  const { shown, output } = collect();
+  expect(await showStatus(place(), undefined, output)).toBe(3);
+  const silent = { tunnel: 'home', state: 'notAnswering', pid: stopped.pid };
+  expect(shown[0]!.value).toMatchObject({ tunnels: [silent, { tunnel: 'office' }] });
+  expect(shown[0]!.text).toContain(`the client of home does not answer: process ${stopped.pid}`);
+  expect(shown[0]!.text).toContain('connected');
+  expect(await readStatus(place(), 'home')).toEqual([silent]);
+});
+
+test('disconnect ends those that answer, and says which one does not', async () => {
+  const { shown, said, output } = collect();
+  expect(await disconnect(place(), undefined, true, output)).toBe(1);
+  expect(ended).toEqual(['office']);
+  expect(shown[0]!.value).toMatchObject({ tunnels: [{ tunnel: 'office' }, { tunnel: 'home' }] });
+  expect(said[0]).toContain(`home does not answer: process ${stopped.pid}`);
+  for (const command of [disconnect(place(), 'home', false, output), rotateKey(place(), 'home')]) {
+    await expect(command).rejects.toMatchObject({ code: 'NOT_ANSWERING', exitCode: 1 });
+  }
+});
