@@ -7,6 +7,7 @@ import {
   type Cidr,
   cidrText,
   contains,
+  isOnHostOrLink,
   isPrivate,
   networkText,
   parseCidr,
@@ -30,18 +31,6 @@ const SHORTEST_PREFIX = { 4: 8, 6: 32 } as const;
  * of the 256 largest IPv4 networks, a /16 of IPv6. Without a bound many routes are a default route.
  */
 const PUBLIC_SHARE = { 4: 4 / 2 ** 8, 6: 1 / 2 ** 16 } as const;
-
-/** Addresses of the host itself, of one link, and of groups: no server's to route. */
-const ON_HOST_OR_LINK = [
-  '0.0.0.0/8', // RFC 1122
-  '127.0.0.0/8',
-  '169.254.0.0/16', // RFC 3927; also where clouds tell a host its secrets
-  '224.0.0.0/4',
-  '255.255.255.255/32',
-  '::/127',
-  'fe80::/10',
-  'ff00::/8',
-].map((text) => parseCidr(text)!);
 
 /** How the host is to look while the tunnel is up. */
 export interface Network {
@@ -159,7 +148,7 @@ function acceptRoutes(
     const range = parseCidr(text);
     if (range === null) refused.push('a route that is no address range');
     else if (range.prefixLength === 0) refused.push(`the default route ${text}`);
-    else if (ON_HOST_OR_LINK.some((local) => contains(local, range))) {
+    else if (isOnHostOrLink(range)) {
       refused.push(`the route ${networkText(range)}, which belongs to a host or a link alone`);
     } else if (server !== null && contains(range, server)) {
       refused.push(`the route ${networkText(range)}, which would catch the server's own address`);
@@ -182,9 +171,11 @@ function acceptDns(answer: Lease, refused: string[]): NameServers {
   }
   const servers: string[] = [];
   for (const text of answer.dns.slice(0, MAX_DNS)) {
-    if (text.includes('/') || parseCidr(text) === null)
-      refused.push('a name server that is no address');
-    else servers.push(text);
+    const address = text.includes('/') ? null : parseCidr(text);
+    if (address === null) refused.push('a name server that is no address');
+    else if (isOnHostOrLink(address)) {
+      refused.push(`the name server ${text}, which belongs to a host or a link alone`);
+    } else servers.push(text);
   }
   if (answer.domains.length > MAX_DOMAINS) {
     refused.push(`${answer.domains.length - MAX_DOMAINS} domains beyond the first ${MAX_DOMAINS}`);

@@ -1,7 +1,9 @@
 /** Where clients live: their directories, and the files of each tunnel that others look for. */
 import { readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
+import { toHex } from '../shared/bytes.ts';
 import { VpnError } from '../shared/errors.ts';
+import { hash } from '../shared/noise/crypto.ts';
 import { parseHostPort } from '../shared/profile.ts';
 import type { Environment } from '../shared/program.ts';
 
@@ -51,17 +53,22 @@ export function placeOfTunnel(place: Place, tunnel: string): TunnelPlace {
   };
 }
 
+/** Longest name of a tunnel, short enough for a socket, and what stands at the end of a shortened one. */
+const NAME_LENGTH = 48;
+const DIGITS = 8;
+
 /**
  * Last part of a path, a profile's or that of a server's folder, as the name of a tunnel: fit for
- * a file, short enough for a socket.
+ * a file. One that would lose its letters or its end has digits made from all of it instead, so
+ * that it differs from others that lose the same.
  */
 export function tunnelNameOf(path: string): string {
-  return (
-    basename(path)
-      .replace(/\.conf$/, '')
-      .replace(/[^\w.-]/g, '_')
-      .slice(0, 48) || 'profile'
-  );
+  const whole = basename(path).replace(/\.conf$/, '');
+  const plain = whole.replace(/[^\w.-]/gu, '_');
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: everything that is not ASCII is meant.
+  if (plain.length <= NAME_LENGTH && /^[\x00-\x7f]*$/.test(whole)) return plain || 'profile';
+  const digits = toHex(hash(new TextEncoder().encode(whole))).slice(0, DIGITS);
+  return `${plain.slice(0, NAME_LENGTH - DIGITS - 1)}-${digits}`;
 }
 
 /** The tunnel that is meant: by its name, or by what `connect` was given, HOST:PORT or a profile. */

@@ -10,6 +10,7 @@ import { VpnError } from '../shared/errors.ts';
 import {
   formatHostPort,
   type HostPort,
+  hostPortFault,
   type Profile,
   parseHostPort,
   parseProfile,
@@ -165,6 +166,7 @@ function onlyMembership(store: ProfileStore): Membership {
 function readProfile(text: string): Choice {
   const path = existsSync(text) || text.includes('/') ? text : join(PROFILES, `${text}.conf`);
   if (!existsSync(path)) {
+    if (/^[^/]*:\d+$/.test(text)) throw new VpnError('USAGE', `${text} ${hostPortFault(text)}`);
     throw new VpnError('PROFILE_UNKNOWN', `${text} is neither HOST:PORT nor a file`, {
       hint: `Give HOST:PORT, the path of a profile, or its name in ${PROFILES}.`,
     });

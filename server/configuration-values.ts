@@ -4,7 +4,7 @@
  */
 import { isIP } from 'node:net';
 import { z } from 'zod';
-import { type Cidr, isPrivate, networkText, parseCidr } from '../shared/cidr.ts';
+import { type Cidr, isOnHostOrLink, isPrivate, networkText, parseCidr } from '../shared/cidr.ts';
 import { parseHostPort } from '../shared/profile.ts';
 import { parseExpiry } from './expiry.ts';
 import { formatNetwork, type Ipv4, type Ipv4Network, parseIpv4, parseNetwork } from './ipv4.ts';
@@ -138,15 +138,15 @@ export const route = read((text) => {
     : null;
 }, 'must be networks such as 10.0.0.0/8');
 
-export const nameServer = read(
-  (text) => (isIP(text) === 0 ? null : text),
-  'must be addresses of name servers',
-);
+export const nameServer = read((text) => {
+  const address = text.includes('/') ? null : parseCidr(text);
+  return address !== null && !isOnHostOrLink(address) ? text : null;
+}, 'must be addresses of name servers that clients reach');
 
-export const domain = read(
-  (text) => (parseHostPort(`${text}:1`) !== null && isIP(text) === 0 ? text : null),
-  'must be domains such as example.org',
-);
+export const domain = read((text) => {
+  const host = parseHostPort(`${text}:1`)?.host ?? '';
+  return host !== '' && isIP(host) === 0 ? host : null;
+}, 'must be domains such as example.org');
 
 /** What the kernel takes as a name of a link; `%d` stands for the first free number. */
 export const device = read(

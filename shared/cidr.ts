@@ -58,6 +58,23 @@ export function isPrivate(cidr: Cidr): boolean {
   return PRIVATE.some((range) => contains(range, cidr));
 }
 
+const ON_HOST_OR_LINK = [
+  '0.0.0.0/8', // RFC 1122
+  '127.0.0.0/8',
+  '169.254.0.0/16', // RFC 3927; also where clouds tell a host its secrets
+  '224.0.0.0/4',
+  '255.255.255.255/32',
+  '::/127',
+  '::ffff:0.0.0.0/96', // all of this in IPv4, once more
+  'fe80::/10',
+  'ff00::/8',
+].map((text) => parseCidr(text)!);
+
+/** Whether the range belongs to the host itself, to one link, or to groups: none that a tunnel leads to. */
+export function isOnHostOrLink(cidr: Cidr): boolean {
+  return ON_HOST_OR_LINK.some((range) => contains(range, cidr));
+}
+
 function masked(cidr: Cidr, prefixLength: number): bigint {
   const shift = BigInt((cidr.family === 4 ? 32 : 128) - prefixLength);
   return (cidr.address >> shift) << shift;

@@ -4,6 +4,7 @@
  * files. Runs nothing: hooks in a file are named in `warnings` and left alone.
  */
 import { isIP } from 'node:net';
+import { domainToASCII } from 'node:url';
 import {
   keyFromBase64,
   keyToBase64,
@@ -11,7 +12,7 @@ import {
   type PrivateKey,
   type PublicKey,
 } from '../keys/keypair.ts';
-import { parseCidr } from './cidr.ts';
+import { isOnHostOrLink, parseCidr } from './cidr.ts';
 import { VpnError } from './errors.ts';
 import { nearestName } from './nearest-name.ts';
 
@@ -92,7 +93,14 @@ const INTERFACE_KEYS: Readonly<Record<string, (draft: Draft, value: string) => v
     d.addresses.push(...list(v).map(range));
   },
   DNS: (d, v) => {
-    for (const item of list(v)) (isIP(item) ? d.dns : d.domains).push(item);
+    for (const item of list(v)) {
+      const address = parseCidr(item);
+      if (address !== null && !item.includes('/') && isOnHostOrLink(address)) {
+        throw new Complaint('is no name server that a tunnel leads to', 'PROFILE_INVALID', item);
+      }
+      if (isIP(item)) d.dns.push(item);
+      else d.domains.push(inAscii(item));
+    }
   },
   MTU: (d, v) => {
     d.mtu = number(v, 576, 65_535);
@@ -129,7 +137,7 @@ const PEER_KEYS: Readonly<Record<string, (peer: DraftPeer, value: string) => voi
   },
   Endpoint: (p, v) => {
     const endpoint = parseHostPort(v);
-    if (endpoint === null) throw new Complaint('is not HOST:PORT');
+    if (endpoint === null) throw new Complaint(hostPortFault(v));
     p.endpoint = endpoint;
   },
   AllowedIPs: (p, v) => {
@@ -203,12 +211,15 @@ export function formatProfile(profile: NewProfile): string {
   return `${lines.join('\n')}\n`;
 }
 
-/** Reads `HOST:PORT`, `1.2.3.4:PORT` or `[v6]:PORT`; null for anything else. */
+/**
+ * Reads `HOST:PORT`, `1.2.3.4:PORT` or `[v6]:PORT`; null for anything else. A name in another
+ * script than ASCII becomes what name servers know it by (RFC 5890).
+ */
 export function parseHostPort(text: string): HostPort | null {
   const parts = /^(?:\[([^\]]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(text);
   if (!parts) return null;
   const [, bracketed, plain, digits] = parts;
-  const host = (bracketed ?? plain)!;
+  const host = bracketed ?? inAscii(plain!);
   const port = Number(digits);
   if (port < 1 || port > 65_535) return null;
   if (bracketed !== undefined) return isIP(bracketed) === 6 ? { host, port } : null;
@@ -218,6 +229,22 @@ export function parseHostPort(text: string): HostPort | null {
   return host.length <= 253 && new RegExp(`^${label}(?:\\.${label})*\\.?$`).test(host)
     ? { host, port }
     : null;
+}
+
+/** Why `text` is no HOST:PORT. */
+export function hostPortFault(text: string): string {
+  const [, host, port] = /^(.+):(\d+)$/s.exec(text) ?? [];
+  if (host === undefined) return 'is not HOST:PORT';
+  if (Number(port) < 1 || Number(port) > 65_535) return 'has no port from 1 to 65535';
+  if (/^\[|:/.test(host)) return 'has no IPv6 address in brackets, as [2001:db8::1]:6000';
+  if (/^[\d.]+$/.test(host)) return 'has no valid IPv4 address';
+  return 'has no valid host name: letters, digits and hyphens between dots, at most 63 in a row';
+}
+
+/** A host name as it is asked for; the empty one when there is none such. */
+function inAscii(name: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: everything that is not ASCII is meant.
+  return /^[\x00-\x7f]*$/.test(name) ? name : domainToASCII(name);
 }
 
 export function formatHostPort({ host, port }: HostPort): string {

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { createProgram } from '../../client/commands.ts';
-import { findPlace, tunnelMeant } from '../../client/place.ts';
+import { findPlace, tunnelMeant, tunnelNameOf } from '../../client/place.ts';
 import { generatePrivateKey, keyToBase64, publicKeyOf } from '../../keys/keypair.ts';
 
 let folder: string;
@@ -23,6 +23,36 @@ test('a tunnel is found by its name and by what connect was given', () => {
   expect(named('vpn.example.org_6000')).toBe('vpn.example.org_6000');
   expect(named('[fd00::1]:6000')).toBe('fd00__1_6000');
   expect(named('x.conf')).toBe('x.conf');
+  expect(named('Bücher.example:6000')).toBe('xn--bcher-kva.example_6000');
+});
+
+test('tunnels whose names differ in letters beyond ASCII, or at the end alone, are told apart', () => {
+  const long = 'a'.repeat(48);
+  const names = ['münchen', 'mönchen', '東京', '大阪', `${long}1`, `${long}2`].map(tunnelNameOf);
+  expect(new Set(names).size).toBe(6);
+  for (const name of names) expect(name).toMatch(/^[\w.-]{1,39}-[0-9a-f]{8}$/);
+  expect(names[0]).toMatch(/^m_nchen-/);
+  // As they always were.
+  const stable = [long, 'my office.conf', 'a+b', 'vpn.example.org_6000'].map(tunnelNameOf);
+  expect(stable).toEqual([long, 'my_office', 'a_b', 'vpn.example.org_6000']);
+});
+
+test('an address that cannot be one is refused with the reason', async () => {
+  const connect = async (target: string) => {
+    let said = '';
+    const code = await createProgram({
+      argv: ['connect', target, '--state', folder, '--run', folder],
+      env: {},
+      stdout: { write: () => true },
+      stderr: { write: (text) => (said += text) },
+    }).run();
+    return `${code} ${said.split('\n')[0]}`;
+  };
+  expect(await connect('bü cher.example:6000')).toMatch(/^2 .*has no valid host name/);
+  expect(await connect('vpn.example:70000')).toMatch(/^2 .*has no port from 1 to 65535/);
+  expect(await connect('bücher.example:6000')).toMatch(
+    /^5 .*nothing is remembered of xn--bcher-kva/,
+  );
 });
 
 test('--no-lan is refused where it would do nothing', async () => {

@@ -115,6 +115,17 @@ test('name servers: literals only, at most 8', () => {
   expect([many.dns.servers.length, many.refused.length]).toEqual([8, 1]);
 });
 
+test.each(['127.0.0.53', '0.0.0.0', '224.0.0.251', '255.255.255.255', '::1', '::', 'ff02::fb'])(
+  'name servers: never %s, where nobody else answers',
+  (address) => {
+    const lease = accepted({ dns: [address, '10.0.0.1'] });
+    expect(lease.dns.servers).toEqual(['10.0.0.1']);
+    expect(lease.refused).toEqual([
+      `the name server ${address}, which belongs to a host or a link alone`,
+    ]);
+  },
+);
+
 test('domains: names only, at most 32, nothing that a resolver would take for an order', () => {
   const bad = ['~.', '.', 'a b', 'x\nnameserver 6.6.6.6', '-a', '', 'a..b', `${'a'.repeat(64)}.x`];
   const lease = accepted({ domains: ['Corp.Example.', '_tcp.corp', ...bad] });

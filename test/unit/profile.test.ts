@@ -11,7 +11,7 @@ import {
   publicKeyOf,
 } from '../../keys/keypair.ts';
 import { VpnError } from '../../shared/errors.ts';
-import { formatProfile, parseHostPort, parseProfile } from '../../shared/profile.ts';
+import { formatProfile, hostPortFault, parseHostPort, parseProfile } from '../../shared/profile.ts';
 
 const own = generatePrivateKey();
 const server = publicKeyOf(generatePrivateKey());
@@ -181,8 +181,37 @@ test.each([
   ['-x.example:1', null],
   ['a b:1', null],
   ['../x:1', null],
+  ['Bücher.example:6000', { host: 'xn--bcher-kva.example', port: 6000 }],
+  ['例え.テスト:6000', { host: 'xn--r8jz45g.xn--zckzah', port: 6000 }],
+  ['bü cher.example:6000', null],
+  [`${'ü'.repeat(64)}.example:6000`, null],
 ])('%s as HOST:PORT', (text, expected) => {
   expect(parseHostPort(text)).toEqual(expected);
+});
+
+test.each([
+  ['vpn.example', 'is not HOST:PORT'],
+  ['vpn.example:65536', 'has no port from 1 to 65535'],
+  ['fd00::1:6000', 'has no IPv6 address in brackets'],
+  ['10.0.0.256:1', 'has no valid IPv4 address'],
+  ['bü cher.example:6000', 'has no valid host name'],
+])('%s is no HOST:PORT: it %s', (text, why) => {
+  expect(hostPortFault(text)).toContain(why);
+});
+
+test.each(['127.0.0.1', '0.0.0.0', '239.1.2.3', '255.255.255.255', '::1', '::', 'ff02::fb'])(
+  'DNS = %s is refused by line and address',
+  (address) => {
+    const text = `[Interface]\nAddress = 10.0.0.2/24\nDNS = 10.0.0.1, ${address}\n`;
+    expect(() => parseProfile(text, 'p')).toThrow(
+      `p:3: DNS "${address}" is no name server that a tunnel leads to`,
+    );
+  },
+);
+
+test('search domains in other scripts become what name servers know', () => {
+  const profile = parseProfile('[Interface]\nDNS = 10.0.0.1, bücher.example, corp\n', 'p');
+  expect(profile.domains).toEqual(['xn--bcher-kva.example', 'corp']);
 });
 
 test('a bad range is named once, and alone', () => {
