@@ -221,7 +221,7 @@ async function connect(
   if (!traffic.lan) requireFull(traffic, target);
   if (options.plan === true) {
     const { showPlan } = await import('./show-plan.ts');
-    return showPlan({ target, store, place, device, traffic }, output);
+    return showPlan({ target, fallbacks, store, place, device, traffic }, output);
   }
   if (options.daemon === true) {
     if (target.type === 'file' && statSync(args[0]!, { throwIfNoEntry: false })?.isFIFO()) {

@@ -23,8 +23,8 @@ export async function diagnose(
   return exitCodeOfFindings(findings);
 }
 
-/** A server needs not be remembered to be looked for. */
-function endpointsOf(place: Place, text: string | undefined): readonly HostPort[] {
+/** Of every server that is meant, and every peer of a profile; one needs not be remembered to be looked for. */
+export function endpointsOf(place: Place, text: string | undefined): readonly HostPort[] {
   const named = text === undefined || text.includes('/') ? null : parseHostPort(text);
   if (named !== null) return [named];
   const store = new ProfileStore(place.stateDirectory);
@@ -32,7 +32,13 @@ function endpointsOf(place: Place, text: string | undefined): readonly HostPort[
     return store.enrolled().flatMap((membership) => membership.endpoints);
   }
   const now = Math.floor(Date.now() / 1000);
-  return planTunnel(chooseTarget({ text, invite: undefined, now }, store).target).endpoints;
+  const { target, fallbacks } = chooseTarget({ text, invite: undefined, now }, store);
+  return [target, ...fallbacks]
+    .map(planTunnel)
+    .flatMap(({ endpoints, others }) => [
+      ...endpoints,
+      ...others.flatMap(({ endpoint }) => endpoint ?? []),
+    ]);
 }
 
 function line({ check, result, text, fix }: Finding, output: Output): string {

@@ -26,6 +26,7 @@ import type { Traffic } from './network-setup.ts';
 import { OwnKeys } from './own-keys.ts';
 import { planTunnel, type TunnelPlan } from './plan.ts';
 import type { ProfileStore } from './profile-store.ts';
+import { rememberLease } from './remembered-lease.ts';
 import { Rotation } from './rotation.ts';
 import type { Target } from './target.ts';
 
@@ -319,6 +320,7 @@ export class ServerLink {
     }
     // Whoever leases to our own key knows it, even when the answer to the enrolment was lost.
     this.keys.completeEnrolment(null);
+    rememberLease(this.keys.folder, news.lease, this.#options.log);
     this.rotation.leased(this.#identity);
     this.input({ type: 'leased' });
     this.#options.onLeased();

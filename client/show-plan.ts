@@ -8,19 +8,23 @@ import type { Output } from '../shared/program.ts';
 import { type Command, Journal } from '../shared/system/journal.ts';
 import { bringUpArgs } from '../shared/system/link.ts';
 import { run } from '../shared/system/run.ts';
-import { Dns, type DnsChange, dnsOptions, dnsWish } from './dns.ts';
+import { Dns, type DnsChange, type DnsWish, dnsOptions, dnsWish } from './dns.ts';
 import { deviceNameOf } from './host.ts';
 import { forwards } from './host-view.ts';
+import { acceptLease, type Network } from './lease.ts';
 import { Lockdowns } from './lockdown.ts';
 import { NetworkSetup, namespaceItself, type Traffic } from './network-setup.ts';
 import type { TunnelPlace } from './place.ts';
 import { planTunnel } from './plan.ts';
 import type { ProfileStore } from './profile-store.ts';
 import { Protection } from './protection.ts';
+import { rememberedLease } from './remembered-lease.ts';
 import type { Target } from './target.ts';
 
 export interface PlanRequest {
   readonly target: Target;
+  /** Servers to turn to when that one does not answer. */
+  readonly fallbacks: readonly Target[];
   readonly store: ProfileStore;
   readonly place: TunnelPlace;
   /** null: chosen by the client. */
@@ -37,10 +41,55 @@ interface Step {
   readonly undo: Command | null;
 }
 
+/** One server, or another peer of a profile. */
+interface ServerFacts {
+  readonly endpoints: readonly string[];
+  /** server: of the connection, in order of preference. peer: beside it, of the same profile. */
+  readonly role: 'server' | 'peer';
+  /** Where addresses and routes come from; null: a server that leases them, and none is remembered. */
+  readonly from: 'profile' | 'remembered lease' | null;
+  readonly addresses: readonly string[];
+}
+
+/** What a target makes of the host, as far as it is known before a connection. */
+interface Known {
+  readonly network: Network | null;
+  readonly dns: DnsWish;
+  readonly full: boolean;
+  readonly from: ServerFacts['from'];
+}
+
+function knownOf(target: Target, traffic: Traffic): Known {
+  const { network, dns } = planTunnel(target);
+  const full = traffic.full === 'yes';
+  const profile = dnsWish(undefined, dns, true);
+  if (network !== null) return { network, dns: profile, full, from: 'profile' };
+  const lease = target.type === 'member' ? rememberedLease(target.membership.directory) : null;
+  const accepted = lease === null ? 'none' : acceptLease(lease, null, traffic.full !== 'no');
+  if (typeof accepted === 'string') return { network: null, dns: profile, full, from: null };
+  const all = full || accepted.full;
+  const wish = dnsWish(accepted.dns, dns, all || traffic.netns !== null);
+  return { network: accepted.network, dns: wish, full: all, from: 'remembered lease' };
+}
+
+function serversOf(target: Target, traffic: Traffic): ServerFacts[] {
+  const { endpoints, others } = planTunnel(target);
+  const { network, from } = knownOf(target, traffic);
+  const addresses = network?.addresses ?? [];
+  return [
+    { endpoints: endpoints.map(formatHostPort), role: 'server', from, addresses },
+    ...others.map(({ endpoint }): ServerFacts => {
+      const called = endpoint === undefined ? [] : [formatHostPort(endpoint)];
+      return { endpoints: called, role: 'peer', from, addresses: [] };
+    }),
+  ];
+}
+
 /** Errors: STATE_UNUSABLE, COMMAND_MISSING, COMMAND_FAILED. */
 export async function showPlan(request: PlanRequest, output: Output): Promise<ExitCode> {
-  const { target, store, place, traffic } = request;
-  const { endpoints, network, fwmark: mark, dns } = planTunnel(target);
+  const { target, fallbacks, store, place, traffic } = request;
+  const { endpoints, fwmark: mark } = planTunnel(target);
+  const { network, dns, full, from } = knownOf(target, traffic);
   const folder = folderOf(target, store);
   const path = existsSync(folder) ? realpathSync(folder) : resolve(folder);
   const device = request.device ?? deviceNameOf(path);
@@ -66,18 +115,20 @@ export async function showPlan(request: PlanRequest, output: Output): Promise<Ex
     const up = bringUpArgs(device, mtu, forwards(traffic.netns));
     const command: Command = ['ip', ...where, ...up];
     steps.push({ what: `MTU ${mtu} on ${device}`, command, input: null, undo: null });
-    const full = traffic.full === 'yes';
     const changes = await setup.plan({ network, full, endpoints: [] });
     steps.push(...changes.map((change) => stepOf(change)));
     const names = new Dns(dnsOptions(device, traffic.netns, journal, run));
-    const told = await names.plan(dnsWish(undefined, dns, true));
+    const told = await names.plan(dns);
     steps.push(...told.changes.map((change) => stepOf(change)));
   }
   const facts = {
     device,
     endpoints: endpoints.map(formatHostPort),
+    servers: [target, ...fallbacks].flatMap((server) => serversOf(server, traffic)),
     /** Addresses, routes and what follows from them come from the server. */
-    leased: network === null,
+    leased: from !== 'profile',
+    /** They are those of the last time; the server may lease others. */
+    remembered: from === 'remembered lease',
     clashes: setup.clashes,
     undoneNow: journal.pending,
     steps,
@@ -98,7 +149,9 @@ function stepOf(change: DnsChange, stays = false): Step {
 function textOf(facts: {
   readonly device: string;
   readonly endpoints: readonly string[];
+  readonly servers: readonly ServerFacts[];
   readonly leased: boolean;
+  readonly remembered: boolean;
   readonly clashes: readonly string[];
   readonly undoneNow: readonly string[];
   readonly steps: readonly Step[];
@@ -111,10 +164,25 @@ function textOf(facts: {
       command === null ? what : `${what}\n    ${command.join(' ')}`,
       ...(input === null ? [] : [indent(input)]),
     ]),
-    ...(facts.leased ? ['addresses, routes and name servers as the server leases them'] : []),
+    ...(facts.leased && !facts.remembered
+      ? ['addresses, routes and name servers as the server leases them']
+      : []),
+    ...(facts.remembered
+      ? [
+          'remembered: addresses, routes and name servers are those of the last lease; the server may give others',
+        ]
+      : []),
+    ...facts.servers.slice(1).map(serverLine),
     ...facts.clashes.map((clash) => `clash: ${clash}`),
     'nothing was changed',
   ].join('\n');
+}
+
+function serverLine({ endpoints, role, from, addresses }: ServerFacts): string {
+  const where = endpoints.join(', ') || 'one that calls us';
+  if (role === 'peer') return `beside it the peer ${where}`;
+  const as = from === null ? 'as it leases it' : `${addresses.join(', ')} (${from})`;
+  return `if no server before it answers: ${where}, ${as}`;
 }
 
 /** Where this client remembers the server, or would. */

@@ -74,6 +74,8 @@ const lease = {
 /** Names the key that is to take the place of the sender's own (base64), once it shakes hands. */
 const rotateRequest = z.object({ type: z.literal('rotate'), id, publicKey });
 
+/** What is in a lease, however it comes. */
+export const leaseContents = z.object(lease);
 const leaseAnswer = z.object({ type: z.literal('leased'), id, ...lease });
 /** From the server: the lease is another one now, this whole one. */
 const pushRequest = z.object({ type: z.literal('push'), id, ...lease });
