@@ -2,6 +2,7 @@
 import { keyToBase64, type PublicKey } from '../keys/keypair.ts';
 import type { PeerId } from '../shared/dataplane.ts';
 import { keyOf, type Member, type PeerMember } from './member.ts';
+import type { PeerRecord } from './store/store.ts';
 
 export class Members {
   readonly #byId = new Map<PeerId, Member>();
@@ -49,6 +50,12 @@ export class Members {
   /** In the order they came. */
   *peers(): Iterable<PeerMember> {
     for (const member of this.#byId.values()) if (member.type === 'peer') yield member;
+  }
+
+  /** Records of the peers whose names are not in `except`. */
+  records(except: ReadonlySet<string>): PeerRecord[] {
+    const all = [...this.peers()].map(({ record }) => record);
+    return all.filter(({ name }) => !except.has(name));
   }
 
   #forgetNames(member: Member): void {

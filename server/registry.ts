@@ -16,6 +16,7 @@ import { storePeople } from './import.ts';
 import type { ImportedPeer } from './import-file.ts';
 import { endpointOf, type Member, type PeerMember, specOf, standingOf } from './member.ts';
 import { Members } from './members.ts';
+import { PolicyOverlay } from './policy-overlay.ts';
 import type {
   EnrolResult,
   LeaseOutcome,
@@ -35,7 +36,7 @@ export class Registry {
   readonly #peers: PeerTable;
   readonly #publicKey: PublicKey;
   readonly #onChange: () => void;
-  #policy: RegistryPolicy;
+  readonly #overlay: PolicyOverlay;
   readonly #members = new Members();
   readonly #revoked = new Map<string, string>();
   readonly #sightings = new Sightings();
@@ -47,8 +48,9 @@ export class Registry {
     this.addresses = options.addresses;
     this.#peers = options.peers;
     this.#publicKey = options.publicKey;
-    this.#policy = options.policy;
     this.#onChange = options.onChange ?? (() => {});
+    const { store, addresses, policy } = options;
+    this.#overlay = new PolicyOverlay({ store, addresses, members: this.#members, policy });
   }
 
   /**
@@ -76,7 +78,7 @@ export class Registry {
     for (const { publicKey, name } of this.#store.revoked()) {
       this.#revoked.set(keyToBase64(publicKey), name);
     }
-    for (const record of this.#settle(records, problems, now)) this.#addPeer(record, now);
+    for (const record of this.#overlay.settle(records, problems, now)) this.#addPeer(record, now);
     for (const record of invites) this.#addInvite(record);
     return problems;
   }
@@ -84,9 +86,9 @@ export class Registry {
   /** Takes another policy into force. Returns what clashes, one sentence each. */
   reconfigure(policy: RegistryPolicy, now: number): string[] {
     const problems: string[] = [];
-    this.#policy = policy;
+    this.#overlay.policy = policy;
     this.addresses.setBounds(policy.pool);
-    for (const record of this.#settle(this.#store.peers(), problems, now)) {
+    for (const record of this.#overlay.settle(this.#store.peers(), problems, now)) {
       const member = this.#members.withKey(record.publicKey);
       if (member?.type === 'peer') this.#update(member, record, now);
     }
@@ -164,7 +166,7 @@ export class Registry {
       this.#store.addPeer({ ...peer, origin: 'profile', address: found }),
     );
     if (address === null) throw new VpnError('POOL_EXHAUSTED', 'no address is free');
-    const record = this.#overlay(this.#store.peer(peer.publicKey)!);
+    const record = this.#overlay.over(this.#store.peer(peer.publicKey)!);
     this.#addPeer(record, peer.created);
     this.#onChange();
     return record;
@@ -184,7 +186,7 @@ export class Registry {
       if (address !== null) this.addresses.hold(name, address);
       if (publicKey === null) continue;
       this.addresses.handOver(name);
-      this.#addPeer(this.#overlay(this.#store.peer(publicKey)!), now);
+      this.#addPeer(this.#overlay.over(this.#store.peer(publicKey)!), now);
     }
     this.#onChange();
   }
@@ -205,7 +207,7 @@ export class Registry {
       this.#members.keep({ ...invite, record: { ...invite.record, usedBy: key, address: null } });
       // What was reserved for the name is the peer's own now.
       if (outcome.peer.address !== null) this.addresses.handOver(outcome.peer.name);
-      this.#addPeer(this.#overlay(outcome.peer), now);
+      this.#addPeer(this.#overlay.over(outcome.peer), now);
       this.#onChange();
     }
     return { type: 'enrolled', name: outcome.peer.name, repeated: outcome.repeated };
@@ -229,12 +231,12 @@ export class Registry {
    */
   rename(name: string, to: string, now: number): string[] {
     const peer = this.#requirePeer(name);
-    if (this.#policy.fixed(name) !== undefined) {
+    if (this.#overlay.policy.fixed(name) !== undefined) {
       throw new VpnError('SETTING_FIXED', `the settings file has a section for ${name}`);
     }
     this.#store.renamePeer(peer.record.publicKey, to);
     const problems: string[] = [];
-    const [record] = this.#settle([{ ...peer.record, name: to }], problems, now);
+    const [record] = this.#overlay.settle([{ ...peer.record, name: to }], problems, now);
     this.#update(peer, record!, now);
     this.#onChange();
     return problems;
@@ -246,20 +248,21 @@ export class Registry {
    */
   change(name: string, change: Partial<PeerSettings>, now: number): PeerRecord {
     const peer = this.#requirePeer(name);
-    const fixed = this.#policy.fixed(name) ?? {};
+    const fixed = this.#overlay.policy.fixed(name) ?? {};
     for (const setting of Object.keys(change)) {
       if (setting in fixed) {
         throw new VpnError('SETTING_FIXED', `the settings file fixes ${setting} of ${name}`);
       }
     }
-    const claimed = this.#claimedBeside(new Set([name]));
+    const others = this.#members.records(new Set([name]));
+    const claimed = new ClaimedNetworks(this.addresses.networks, others);
     const networks = change.networks && claimed.require({ name, networks: change.networks });
     const checked = { ...change, ...(networks && { networks }) };
     const { publicKey } = peer.record;
     this.addresses.exchange(peer.record, change, () =>
       this.#store.changePeer(publicKey, checked, now),
     );
-    this.#update(peer, this.#overlay({ ...peer.record, ...checked }), now);
+    this.#update(peer, this.#overlay.over({ ...peer.record, ...checked }), now);
     this.#onChange();
     return this.#members.named(name)!.record;
   }
@@ -273,7 +276,7 @@ export class Registry {
     this.#revoked.set(keyToBase64(publicKey), name);
     this.#dropSuccessor(peer);
     this.#dismiss(peer, 'revoked');
-    this.#holdFixed(name);
+    this.#overlay.hold(name);
     this.#onChange();
     return true;
   }
@@ -349,57 +352,6 @@ export class Registry {
       this.#members.keep({ ...member, record: { ...member.record, ...sighting } });
     }
     this.#store.recordSightings(news);
-  }
-
-  /**
-   * Records with the settings of the file in force: its addresses are given (and stored), a
-   * network that is spoken for is left out. Names that are no peers yet have their address held.
-   */
-  #settle(records: readonly PeerRecord[], problems: string[], now: number): PeerRecord[] {
-    const names = new Set(records.map(({ name }) => name));
-    for (const name of this.#policy.fixedNames) {
-      if (!names.has(name) && this.#members.named(name) === undefined) this.#holdFixed(name);
-    }
-    const moves = records.flatMap((record) => {
-      const address = this.#policy.fixed(record.name)?.address ?? null;
-      return address === null || address === record.address ? [] : [{ record, address }];
-    });
-    const moved = this.addresses.move(moves, problems, (given) =>
-      this.#store.atomically(() => {
-        for (const { record } of given) {
-          this.#store.changePeer(record.publicKey, { address: null }, now);
-        }
-        for (const { record, address } of given) {
-          this.#store.changePeer(record.publicKey, { address }, now);
-        }
-      }),
-    );
-    const claimed = this.#claimedBeside(names);
-    return records.map((record) => {
-      const address = moved.get(record.name) ?? record.address;
-      const settled = this.#overlay({ ...record, address });
-      return { ...settled, networks: claimed.claim(settled, problems) };
-    });
-  }
-
-  /** Networks of the tunnel, and of all peers but those in `except`. */
-  #claimedBeside(except: ReadonlySet<string>): ClaimedNetworks {
-    const others = [...this.#members.peers()].map(({ record }) => record);
-    return new ClaimedNetworks(
-      this.addresses.networks,
-      others.filter(({ name }) => !except.has(name)),
-    );
-  }
-
-  /** The file's settings in place of the stored ones; the address is settled elsewhere. */
-  #overlay(record: PeerRecord): PeerRecord {
-    const fixed = this.#policy.fixed(record.name);
-    return fixed === undefined ? record : { ...record, ...fixed, address: record.address };
-  }
-
-  #holdFixed(name: string): void {
-    const address = this.#policy.fixed(name)?.address ?? null;
-    if (address !== null) this.addresses.hold(name, address);
   }
 
   #addPeer(record: PeerRecord, now: number): void {
@@ -484,13 +436,13 @@ export class Registry {
   }
 
   #isFull(): boolean {
-    const { maxClients } = this.#policy;
+    const { maxClients } = this.#overlay.policy;
     return maxClients !== null && this.#members.peerCount >= maxClients;
   }
 
   #requireRoom(): void {
     if (this.#isFull()) {
-      throw new VpnError('TOO_MANY_PEERS', `maxClients is ${this.#policy.maxClients}`);
+      throw new VpnError('TOO_MANY_PEERS', `maxClients is ${this.#overlay.policy.maxClients}`);
     }
   }
 
