@@ -8,6 +8,7 @@ import type { DismissalReason, RefusalReason } from '../shared/control/messages.
 import type { Endpoint } from '../shared/dataplane.ts';
 import { VpnError } from '../shared/errors.ts';
 import { formatHostPort, type HostPort } from '../shared/profile.ts';
+import { dismissalError, refusalError } from './refusals.ts';
 
 export type Stage = 'resolve' | 'reach' | 'handshake' | 'enrol' | 'address' | 'dns' | 'check';
 /** `next`: the key that our own is being changed to. */
@@ -99,31 +100,6 @@ const ATTEMPTS_UNTIL_RESOLVE = 2;
 const RESOLVE_AGAIN_MS = { first: 1_000, most: 60_000 } as const;
 /** A server that said goodbye is given this long to come back before the next knock. */
 const AFTER_BYE_MS = 1_000;
-
-const REFUSALS: Readonly<Record<RefusalReason, readonly [message: string, hint: string]>> = {
-  poolExhausted: ['the server has no free address', 'Ask its operator for a larger network.'],
-  inviteUsed: ['the invite was used already', 'Ask for a new one: `vpn-server invite NAME`.'],
-  inviteExpired: ['the invite has expired', 'Ask for a new one: `vpn-server invite NAME`.'],
-  unknownPeer: ['the server does not know us any more', 'Ask its operator for a new invite.'],
-  notEnrolled: ['the server wants an enrolment first', 'Ask its operator for a new invite.'],
-  alreadyEnrolled: ['this key is enrolled already', 'Connect without --invite.'],
-  keyTaken: ['our key belongs to somebody else there', 'Ask its operator for a new invite.'],
-  revoked: ['our key was revoked', 'Ask the operator of the server.'],
-  tooManyPeers: ['the server takes no more peers', 'Ask its operator to raise maxClients.'],
-  serverError: ['the server has trouble of its own', "Look at the server's log."],
-  unknown: ['the server refuses for a reason this version does not know', 'Update Culvert.'],
-};
-
-function dismissalError(reason: DismissalReason): VpnError {
-  const [message, hint] = DISMISSALS[reason];
-  return new VpnError('REFUSED', message, { hint });
-}
-
-const DISMISSALS: Readonly<Record<DismissalReason, readonly [message: string, hint: string]>> = {
-  revoked: ['this device was revoked by the server', 'Ask its operator for a new invite.'],
-  suspended: ['this device was suspended by the server', 'Ask its operator to resume it.'],
-  expired: ["this device's time at the server has expired", 'Ask its operator to extend it.'],
-};
 
 export class Connection {
   readonly #plan: ConnectionPlan;
@@ -393,9 +369,9 @@ export class Connection {
   }
 
   #refused(reason: RefusalReason): void {
-    const [message, hint] = REFUSALS[reason];
-    if (this.#wasReady) this.#note(`${message}; going on with what we have`);
-    else this.#fail(new VpnError('REFUSED', message, { hint }));
+    const error = refusalError(reason);
+    if (this.#wasReady) this.#note(`${error.message}; going on with what we have`);
+    else this.#fail(error);
   }
 
   #lose(text: string): void {
