@@ -17,7 +17,7 @@ const PRUNE_TICKS = 3_600_000 / TICK_MS;
 
 export interface StoreUpkeepOptions {
   readonly registry: Pick<Registry, 'expire' | 'prune' | 'recordSightings'>;
-  readonly engine: Pick<Engine, 'peer' | 'peers'>;
+  readonly engine: Pick<Engine, 'peers'>;
   readonly stateDirectory: string;
   readonly clock: Clock;
   readonly log: Logger;
@@ -49,7 +49,7 @@ export class StoreUpkeep {
 
   /** Writes down where these peers are. */
   record(peers: ReadonlySet<PeerId>): void {
-    this.#record([...peers].flatMap((peer) => this.#options.engine.peer(peer) ?? []));
+    this.#record(this.#options.engine.peers(peers));
   }
 
   /** Writes down where everybody is. */

@@ -244,16 +244,13 @@ export class Engine {
     return row === 0 ? undefined : this.#status(session, row);
   }
 
-  /** All peers, read now. */
-  peers(): Iterable<PeerStatus> {
-    const rows = this.#rows;
-    rows.read(this.#dataPlane);
-    const found: PeerStatus[] = [];
-    for (let row = 1; row < rows.count; row++) {
-      const session = this.#sessions.get(rows.get(row, PeerColumn.peer) as PeerId);
-      if (session !== undefined) found.push(this.#status(session, row));
-    }
-    return found;
+  /**
+   * All peers, or those of `only`, read now. Each status is made when it is asked for, so that
+   * thousands are no burden on the heap: to be gone through once, before the engine is called again.
+   */
+  peers(only?: ReadonlySet<PeerId>): Iterable<PeerStatus> {
+    this.#rows.read(this.#dataPlane);
+    return this.#statuses(only);
   }
 
   /** Closes the data plane and wipes what is secret here; idempotent. */
@@ -339,6 +336,15 @@ export class Engine {
       this.#onStampUsed(stamp);
     }
     return stamp;
+  }
+
+  *#statuses(only?: ReadonlySet<PeerId>): Iterable<PeerStatus> {
+    for (let row = 1; row < this.#rows.count; row++) {
+      const id = this.#rows.get(row, PeerColumn.peer) as PeerId;
+      if (only?.has(id) === false) continue;
+      const session = this.#sessions.get(id);
+      if (session !== undefined) yield this.#status(session, row);
+    }
   }
 
   #status(session: PeerSession, row: number): PeerStatus {

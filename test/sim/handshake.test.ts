@@ -336,6 +336,7 @@ describe('settings that change', () => {
       persistentKeepalive: 0,
     });
     expect(alice.engine.peer(CAROL)).toBeDefined();
+    expect([...alice.engine.peers(new Set([CAROL]))].map((p) => p.peer)).toEqual([CAROL]);
     alice.engine.setPrivateKey(future);
     expect(alice.engine.peer(CAROL)).toBeUndefined();
     expect([...alice.engine.peers()].map((p) => p.peer)).toEqual([BOB]);

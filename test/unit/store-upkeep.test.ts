@@ -28,7 +28,7 @@ function makeUpkeep(failing = false): StoreUpkeep {
     prune: note('prune'),
     recordSightings: note('sightings'),
   };
-  const engine: StoreUpkeepOptions['engine'] = { peer: () => undefined, peers: () => [] };
+  const engine: StoreUpkeepOptions['engine'] = { peers: () => [] };
   const clock = { now: () => 0, wall: () => ({ seconds, nanoseconds: 0 }) };
   const log = createLogger({
     ...{ level: 'error', format: 'json', env: {} },
