@@ -192,6 +192,34 @@ describe('the client', () => {
     expect(net.difference('client')).toEqual([]);
   });
 
+  test('stays locked down after a reboot, and after nftables has flushed its tables', async () => {
+    const unit = 'vpn-client-lockdown';
+    const isLocked = async () =>
+      (await client.must('nft', ['list', 'tables'])).includes('culvert-lockdown');
+    await client.must('vpn-client', ['connect', TARGET, '--full', '--lockdown', '--daemon']);
+    await client.must('vpn-client', ['disconnect']);
+    await client.type(`cp ${UNITS}/${unit}.service /etc/systemd/system/`);
+    await client.type(`systemctl daemon-reload && systemctl enable --now ${unit}`);
+    // As after a reboot: no rules, and nothing started.
+    await client.type(`systemctl stop ${unit} && nft flush ruleset`);
+    expect(await isLocked()).toBe(false);
+    await client.must('systemctl', ['start', 'sysinit.target', unit]);
+    expect(await isLocked()).toBe(true);
+    const before = await client.property(unit, 'Before');
+    expect(before.split(' ')).toContain('network-pre.target');
+    expect(await client.must('systemd-analyze', ['verify', 'sysinit.target'])).toBe('');
+
+    await client.type(`systemctl start nftables && systemctl restart ${unit}`);
+    for (const verb of ['reload', 'restart']) {
+      await client.must('systemctl', [verb, 'nftables']);
+      await eventually(`locked down after a ${verb}`, 10_000, isLocked);
+    }
+    await client.must('vpn-client', ['unlock']);
+    await client.type(`systemctl disable --now ${unit} && systemctl stop nftables`);
+    expect(await isLocked()).toBe(false);
+    expect(net.difference('client')).toEqual([]);
+  });
+
   test('has its tunnel in a namespace that the whole host sees', async () => {
     const profile = await server.must('vpn-server', ['invite', 'office', '--wireguard', '--json']);
     const file = '/etc/culvert/clients/office.conf';
