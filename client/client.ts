@@ -390,8 +390,7 @@ export class Client {
 
   /** `again`: over a new way, even when nothing else changed. */
   #probeMtu(again: boolean): void {
-    const wish = this.#link.network?.mtu ?? DEFAULT_MTU;
-    void this.#mtu.start(wish, this.#link.outer[0] ?? null, again);
+    void this.#mtu.start(this.#link.network, this.#link.outer[0] ?? null, again);
   }
 
   /** Result: what does not work of it. */

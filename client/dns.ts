@@ -44,6 +44,8 @@ export interface DnsOptions {
 const RESOLV_CONF = '/etc/resolv.conf';
 /** More are ignored by the C library (resolv.conf(5), MAXNS). */
 const MAX_SERVERS_IN_FILE = 3;
+/** First line of a plain file of ours. */
+const NOTE = '# Written by vpn-client while its tunnel is up; it puts back what was here.\n';
 const SPLIT_IMPOSSIBLE =
   "this host's resolver cannot ask other servers for some names only; with systemd-resolved it could";
 
@@ -65,8 +67,8 @@ export class Dns {
   }
 
   /**
-   * Makes the host ask as `wish` says; the same wish again changes nothing. Whether the servers
-   * answer is for verify(). Never rejects.
+   * Makes the host ask as `wish` says; the same wish again changes nothing once that was done.
+   * Whether the servers answer is for verify(). Never rejects.
    */
   async apply(wish: DnsWish): Promise<DnsState | null> {
     const text = JSON.stringify(wish);
@@ -82,6 +84,7 @@ export class Dns {
       if (keeper === null) problem = SPLIT_IMPOSSIBLE;
     } catch (error) {
       problem = error instanceof Error ? error.message : String(error);
+      this.#wish = '';
     }
     this.#state = { ...wish, keeper, problem };
     return this.#state;
@@ -116,6 +119,8 @@ export class Dns {
     const { journal } = this.#options;
     const { keeper, changes } = await this.plan(wish);
     for (const change of changes) {
+      // Two that each put back what they found would leave the file of the one that is gone.
+      if ('file' in change && startsWithNote(change.file)) throw new Error(taken(change.file));
       const id =
         'file' in change
           ? journal.replaceFile(change.file, change.content)
@@ -160,8 +165,7 @@ export class Dns {
     }
     const options = former.split('\n').filter((line) => /^options\s/.test(line));
     const first = servers.slice(0, MAX_SERVERS_IN_FILE);
-    const note = '# Written by vpn-client while its tunnel is up; it puts back what was here.\n';
-    return { file: this.#file, content: note + resolvConf(first, domains, options) };
+    return { file: this.#file, content: NOTE + resolvConf(first, domains, options) };
   }
 }
 
@@ -225,6 +229,18 @@ async function isOpenresolv(run: Run): Promise<boolean> {
     // Old ones do not know the question.
     return commandFailure(error) !== null;
   }
+}
+
+function startsWithNote(file: string): boolean {
+  try {
+    return readFileSync(file, 'utf8').startsWith(NOTE);
+  } catch {
+    return false;
+  }
+}
+
+function taken(file: string): string {
+  return `${file} has the name servers of another tunnel: disconnect that one, or run \`vpn-client cleanup\` when it is gone`;
 }
 
 async function exists(program: string, run: Run): Promise<boolean> {

@@ -4,8 +4,8 @@
  * swallows it. No I/O and no clock. Servers that know no probes leave the MTU as it was wished.
  */
 
-/** What every path carries (RFC 8200 section 5); a tunnel below it could not have IPv6. */
-export const LOWEST_MTU = 1280;
+/** What nearly every path carries; a tunnel below it could not have IPv6 (RFC 8200 section 5). */
+export const IPV6_MTU = 1280;
 /** The search ends when it knows the size this closely, bytes. */
 const STEP = 8;
 /** A probe is repeated after this, or after three round trips where those take longer. */
@@ -26,11 +26,12 @@ export interface PathMtuOptions {
 }
 
 /** What is being asked for. `small`: does the server answer probes at all. */
-type Aim = 'small' | 'wish' | 'lowest' | 'middle' | 'confirm';
+type Aim = 'small' | 'wish' | 'usual' | 'lowest' | 'middle' | 'confirm';
 
 export class PathMtu {
   readonly #options: PathMtuOptions;
   #wish = 0;
+  #lowest = 0;
   /** In use; 0: nothing is known. */
   #mtu = 0;
   #aim: Aim | null = null;
@@ -50,10 +51,14 @@ export class PathMtu {
     this.#options = options;
   }
 
-  /** Begins anew: a session stands, over a new way or with another wish. */
-  start(wish: number, now: number): void {
+  /**
+   * Begins anew: a session stands, over a new way or with another wish. `lowest`: used whatever
+   * becomes of it; sizes above 1280 are looked for first.
+   */
+  start(wish: number, lowest: number, now: number): void {
     if (wish !== this.#wish) this.#mtu = 0;
     this.#wish = wish;
+    this.#lowest = lowest;
     this.#ask('small', 0, TRIES.first, now);
   }
 
@@ -70,6 +75,7 @@ export class PathMtu {
       case 'confirm':
         this.#found(this.#size, now);
         break;
+      case 'usual':
       case 'lowest':
       case 'middle':
         this.#low = this.#size;
@@ -118,10 +124,18 @@ export class PathMtu {
       case 'wish':
         this.#low = 0;
         this.#high = this.#wish;
-        this.#ask('lowest', LOWEST_MTU, TRIES.first, now);
+        if (this.#lowest < IPV6_MTU && IPV6_MTU < this.#wish) {
+          this.#ask('usual', IPV6_MTU, TRIES.first, now);
+        } else {
+          this.#ask('lowest', this.#lowest, TRIES.first, now);
+        }
+        break;
+      case 'usual':
+        this.#high = IPV6_MTU;
+        this.#ask('lowest', this.#lowest, TRIES.first, now);
         break;
       case 'lowest':
-        this.#found(LOWEST_MTU, now);
+        this.#found(this.#lowest, now);
         break;
       case 'middle':
         this.#high = this.#size;

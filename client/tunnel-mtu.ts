@@ -6,11 +6,14 @@ import { isIPv6 } from 'node:net';
 import type { Logger } from '../shared/log.ts';
 import { readLink, routeTo } from '../shared/system/link.ts';
 import type { Run } from '../shared/system/run.ts';
-import type { Network } from './lease.ts';
-import { LOWEST_MTU, PathMtu } from './path-mtu.ts';
+import { DEFAULT_MTU, innerAddresses, type Network } from './lease.ts';
+import { IPV6_MTU, PathMtu } from './path-mtu.ts';
 
 /** Outer IP and UDP headers, and 32 bytes of a transport message (docs/PROTOCOL.md). */
 const OVERHEAD = { 4: 20 + 8 + 32, 6: 40 + 8 + 32 } as const;
+
+/** Every host takes packets of this size (RFC 791 section 3.1): no tunnel is narrower. */
+const IPV4_MTU = 576;
 
 export interface TunnelMtuOptions {
   readonly run: Run;
@@ -42,21 +45,24 @@ export class TunnelMtu {
 
   /** `network` with the MTU that is in force. */
   of(network: Network): Network {
-    return { ...network, mtu: Math.min(network.mtu, this.#limit) };
+    const mtu = Math.max(lowestOf(network), Math.min(network.mtu, this.#limit));
+    return { ...network, mtu };
   }
 
   /**
-   * A session stands with `server`, an outer address; `wish`: MTU of lease or profile. `again`:
-   * the way is new, though nothing else may be.
+   * A session stands with `server`, an outer address; `network`: as lease or profile wish it.
+   * `again`: the way is new, though nothing else may be.
    */
-  async start(wish: number, server: string | null, again: boolean): Promise<void> {
+  async start(network: Network | null, server: string | null, again: boolean): Promise<void> {
     const link = await this.#linkLimit(server);
-    const upper = Math.max(LOWEST_MTU, Math.min(wish, link));
+    const wish = network?.mtu ?? DEFAULT_MTU;
+    const lowest = lowestOf(network);
+    const upper = Math.max(lowest, Math.min(wish, link));
     // Smaller at once: what does not fit the link would leave in fragments, or not at all.
     if (upper < Math.min(wish, this.#limit)) this.#limitTo(upper, 'the link to the server carries');
     if (!again && upper === this.#upper) return;
     this.#upper = upper;
-    this.#path.start(upper, this.#options.now());
+    this.#path.start(upper, lowest, this.#options.now());
   }
 
   answered(id: number): void {
@@ -86,4 +92,9 @@ export class TunnelMtu {
       return Number.POSITIVE_INFINITY;
     }
   }
+}
+
+/** Below this the kernel takes the addresses from the device, or hosts may not answer. */
+function lowestOf(network: Network | null): number {
+  return innerAddresses(network).some(isIPv6) ? IPV6_MTU : IPV4_MTU;
 }

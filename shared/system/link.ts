@@ -103,7 +103,7 @@ export function removeRouteArgs(device: string, cidr: string, table?: number): s
   return routeArgs('del', device, cidr, table);
 }
 
-/** Arguments of `ip` that set the MTU, 1280 .. 65535 bytes. */
+/** Arguments of `ip` that set the MTU, 68 .. 65535 bytes. */
 export function setMtuArgs(device: string, mtu: number): string[] {
   return ['link', 'set', 'dev', device, 'mtu', String(mtu)];
 }

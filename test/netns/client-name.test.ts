@@ -1,6 +1,7 @@
 /**
  * A server that moves, behind a full tunnel: only its name tells where it is now, and the name
- * servers are beyond the gateway, which lets nothing in by itself.
+ * servers are beyond the gateway, which lets nothing in by itself. The kernel of a checks sources
+ * strictly on every device.
  *
  *   a eth0 10.0.1.2 ---- 10.0.1.1 in - gateway - out 10.77.1.2 ---- 10.77.1.1 s1 server, tun 192.168.1.1
  *                                     (NAT)    - dns 10.88.0.1 ---- 10.88.0.53 eth0 names
@@ -33,6 +34,12 @@ async function lay(net: Net): Promise<void> {
   askNameServer(net, 'a', NAME_SERVER);
 }
 
+/** How strictly the kernel looks at sources and marks, but of our own device. */
+async function strictness(net: Net): Promise<string> {
+  const settings = await net.must('a', 'sysctl', ['-a', '-r', '[.](rp_filter|src_valid_mark)$']);
+  return settings.replace(/^.*[.]cvc.*\n/gm, '');
+}
+
 function move(net: Net, from: string, to: string): void {
   net.ip('server', 'address', 'del', `${from}/24`, 'dev', 's1');
   net.ip('server', 'address', 'add', `${to}/24`, 'dev', 's1');
@@ -47,6 +54,9 @@ test.concurrent.each([
   async (_, flags) => {
     await inNet(['server', 'gateway', 'names', 'a'], async (net) => {
       await lay(net);
+      const checks = ['all', 'default', 'eth0'].map((name) => `net.ipv4.conf.${name}.rp_filter=1`);
+      net.sysctl('a', ...checks);
+      const strict = await strictness(net);
       const { program: names, answer } = await startNameServer(net, 'names', NAME_SERVER, BEFORE);
       // The name server that is pushed is behind the tunnel, and dead with it.
       const config = join(net.directory, 'server.yaml');
@@ -60,6 +70,7 @@ test.concurrent.each([
       await client.program?.says(/connected:/);
       expect(await net.reaches('a', '192.168.1.1')).toBe(true);
       expect(net.ip('a', 'route', 'get', NAME_SERVER)).toMatch(/dev cvc/);
+      expect(await strictness(net)).toBe(strict);
       const connected = readHostState(net.namespace('a'));
 
       await server.kill();
@@ -76,6 +87,7 @@ test.concurrent.each([
       // Nothing is left of the way that was opened for the question.
       const changed = compareHostStates(connected, readHostState(net.namespace('a')));
       expect(changed).toEqual([]);
+      expect(await strictness(net)).toBe(strict);
       expect((await client.command('disconnect')).code).toBe(0);
       await client.program?.end();
       move(net, AFTER, BEFORE);

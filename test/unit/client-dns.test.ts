@@ -119,6 +119,25 @@ test('a plain file is replaced, keeps its options, and comes back byte for byte'
   expect(readFileSync(file, 'utf8')).toBe(before);
 });
 
+test('a plain file with the name servers of another tunnel is left to it until it is gone', async () => {
+  const before = 'nameserver 192.0.2.1\n';
+  writeFileSync(file, before);
+  const { dns: first, journal } = makeDns();
+  await first.apply(ALL);
+  const ofFirst = readFileSync(file, 'utf8');
+  const later = new Journal(join(folder, 'later'), run);
+  const second = new Dns({ device: 'cvc1', journal: later, run, file });
+  const wish = { ...ALL, servers: ['10.8.0.53'] };
+  const problem = expect.stringMatching(/the name servers of another tunnel: disconnect/);
+  expect(await second.apply(wish)).toEqual({ ...wish, keeper: null, problem });
+  expect(readFileSync(file, 'utf8')).toBe(ofFirst);
+  await journal.undoAll();
+  expect(readFileSync(file, 'utf8')).toBe(before);
+  expect(await second.apply(wish)).toMatchObject({ keeper: 'file', problem: null });
+  await later.undoAll();
+  expect(readFileSync(file, 'utf8')).toBe(before);
+});
+
 test('a link whose program is gone is a plain file; what it led to stays as it is', async () => {
   const target = join(folder, 'resolvconf', 'run');
   mkdirSync(join(folder, 'resolvconf'));

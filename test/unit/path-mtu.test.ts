@@ -37,36 +37,56 @@ class Way {
 
 test('a path that carries the wish costs two probes', () => {
   const way = new Way(9_000);
-  way.mtu.start(8_920, 0);
+  way.mtu.start(8_920, 1_280, 0);
   way.wait(10_000);
   expect([way.sizes, way.found]).toEqual([[0, 8_920], [8_920]]);
 });
 
 test.each([1_300, 1_339, 1_388, 1_412, 1_419])('a hole above %i bytes is found', (carries) => {
   const way = new Way(carries);
-  way.mtu.start(1_420, 0);
+  way.mtu.start(1_420, 1_280, 0);
   way.wait(15_000);
   expect(way.found).toHaveLength(1);
   expect(way.found[0]).toBeLessThanOrEqual(carries);
   expect(carries - way.found[0]!).toBeLessThan(8);
 });
 
+test.each([600, 1_200, 1_279])(
+  'a hole above %i bytes is found when IPv4 is all there is',
+  (carries) => {
+    const way = new Way(carries);
+    way.mtu.start(1_420, 576, 0);
+    way.wait(20_000);
+    expect(way.found).toHaveLength(1);
+    expect(way.found[0]).toBeLessThanOrEqual(carries);
+    expect(carries - way.found[0]!).toBeLessThan(8);
+  },
+);
+
+test('with IPv6 inside nothing below 1280 is asked for', () => {
+  const way = new Way(1_200);
+  way.mtu.start(1_420, 1_280, 0);
+  way.wait(20_000);
+  expect(way.found).toEqual([1_280]);
+  expect(way.sizes.filter((size) => size !== 0 && size < 1_280)).toEqual([]);
+});
+
 test('jumbo frames that end somewhere: found in half a minute', () => {
   const way = new Way(4_400);
-  way.mtu.start(8_920, 0);
+  way.mtu.start(8_920, 1_280, 0);
   way.wait(30_000);
   expect(way.found[0]).toBeGreaterThan(4_392);
 });
 
 test('never below 1280, whatever the path swallows', () => {
   const way = new Way(900);
-  way.mtu.start(1_420, 0);
+  way.mtu.start(1_420, 1_280, 0);
   expect(way.wait(15_000).found).toEqual([1_280]);
 });
 
 test('a server that knows no probes is left in peace, and the MTU as it is', () => {
   const way = new Way(-1);
-  way.mtu.start(1_420, 0);
+  way.mtu.start(1_420, 1_280, 0);
   way.wait(59_000);
   expect([way.sizes, way.found]).toEqual([[0, 0, 0], []]);
 });
@@ -74,13 +94,13 @@ test('a server that knows no probes is left in peace, and the MTU as it is', () 
 test('a slow path is not taken for a hole', () => {
   const way = new Way(1_500);
   way.trip = 1_200;
-  way.mtu.start(1_420, 0);
+  way.mtu.start(1_420, 1_280, 0);
   expect(way.wait(20_000).found).toEqual([1_420]);
 });
 
 test('a hole that opens later is noticed by asking once a minute, and so is its end', () => {
   const way = new Way(1_500);
-  way.mtu.start(1_420, 0);
+  way.mtu.start(1_420, 1_280, 0);
   way.wait(30_000);
   way.carries = 1_352;
   way.wait(60_000);
