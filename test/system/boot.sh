@@ -98,6 +98,8 @@ ln -s null dev/console
 pivot_root . old
 umount -l old
 rmdir old
+# As systemd does where it is not in a container: what it mounts for a unit has to reach the unit.
+mount --make-rshared /
 kept=-mknod,-sys_time,-sys_module,-sys_rawio,-syslog,-audit_control,-mac_admin,-mac_override
 exec env -i container=test PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin \
   setpriv "--bounding-set=$kept" /lib/systemd/systemd --log-target=console --show-status=no

@@ -8,6 +8,8 @@
  *   debian     eth0 10.77.3.2 ---- 10.77.3.1 s3
  */
 import { execFileSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Net } from '../netns/harness.ts';
@@ -40,8 +42,11 @@ beforeAll(async () => {
   await server.write('/etc/culvert/server.yaml', `endpoint: ${TARGET}\n${PUSH}\n`);
   await server.type('vpn-server service > /etc/systemd/system/vpn-server.service');
   await server.type('systemctl daemon-reload && systemctl start vpn-server');
-  const serve = (address: string, answer: string) =>
-    net.start('server', process.execPath, [NAMES, address, answer]).says(/ready/);
+  const serve = async (address: string, answer: string) => {
+    const file = join(net.directory, answer);
+    writeFileSync(file, answer);
+    await net.start('server', process.execPath, [NAMES, address, file]).says(/ready/);
+  };
   await serve('192.168.1.1', INSIDE);
   for (const [at, host] of HOSTS.entries()) {
     await serve(serverAddress(at + 1), BESIDE);

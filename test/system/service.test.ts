@@ -145,6 +145,19 @@ describe('the server', () => {
     await server.must('systemctl', ['start', SERVER]);
   });
 
+  test('reads settings that only root may read, and listens below 1024', async () => {
+    const file = '/etc/culvert/private.yaml';
+    const credential = '/etc/systemd/system/vpn-server.service.d/b.conf';
+    await server.write(file, `${SETTINGS}listen: 443\n`);
+    await server.write(credential, `[Service]\nLoadCredential=server.yaml:${file}\n`);
+    const unit = '/etc/systemd/system/vpn-server.service';
+    await server.type(`chmod 0600 ${file} && vpn-server service --config ${file} > ${unit}`);
+    await server.type('systemctl daemon-reload && systemctl restart vpn-server');
+    expect(JSON.parse(await server.must('vpn-server', ['status', '--json'])).port).toBe(443);
+    await server.type(`rm ${credential} && vpn-server service > ${unit}`);
+    await server.type('systemctl daemon-reload && systemctl restart vpn-server');
+  });
+
   test('keeps its files when a client of the same host is started', async () => {
     const owner = ['-L', '-c', '%U', '/var/lib/culvert', '/run/culvert'];
     expect(await server.must('stat', owner)).toBe('culvert\nculvert\n');
