@@ -105,20 +105,6 @@ test('no /dev/net/tun', async () => {
   });
 });
 
-test('state directory on a read-only file system', async () => {
-  await inPair(async (net, server) => {
-    const { flags, state } = server.instance;
-    const [node, args] = commandLine('server', ['start', ...flags, '--json']);
-    const script = 'mkdir "$0" && mount -t tmpfs -o ro none "$0" && exec "$@"';
-    const outcome = await net.run('server', 'unshare', [
-      ...['-m', 'sh', '-c', script, state],
-      ...[node, ...args],
-    ]);
-    expectFault(outcome, { code: 'STATE_UNUSABLE', exit: 5, message: /read-only/ });
-    expect(net.difference('server')).toEqual([]);
-  });
-});
-
 test('no CAP_NET_ADMIN', async () => {
   await inPair(async (net, server) => {
     const [node, args] = commandLine('server', ['start', ...server.instance.flags, '--json']);

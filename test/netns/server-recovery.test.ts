@@ -98,7 +98,7 @@ test('a read-only disk is an error at the start', async () => {
     const [state, run] = [join(net.directory, 'state'), join(net.directory, 'run')];
     const mounts = `mkdir -p ${state} && mount --bind ${state} ${state} && mount -o remount,bind,ro ${state}`;
     const { code, stderr } = await startWith(net, mounts, state, run).end(10_000);
-    expect([code, stderr]).toEqual([1, expect.stringMatching(/cannot open .*server.lock/)]);
+    expect([code, stderr]).toEqual([5, expect.stringMatching(/cannot write .*read-only/)]);
     expect(stderr).not.toMatch(/ {4}at /);
   });
 });
