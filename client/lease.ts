@@ -43,6 +43,8 @@ export interface Network {
   readonly table?: number;
   /** An address that must be reached through the tunnel; null: none is known. */
   readonly serverAddress: string | null;
+  /** Further addresses that are meant inside, also where a local network has them; absent: none. */
+  readonly wanted?: readonly string[];
   /** Families whose default route a profile sends through the tunnel. */
   readonly defaults?: readonly (4 | 6)[];
 }
@@ -95,19 +97,36 @@ export function acceptLease(
     refused.push('the wish that all traffic goes through the tunnel (take it with --full)');
   }
   const covered = (route: Cidr) => ranges.some((range) => contains(range, route));
+  const dns = acceptDns(answer, refused);
+  const all = full && answer.full;
+  const wanted = addressesInside(dns.servers, ranges, all ? null : [...ranges, ...routes]);
   return {
     network: {
       addresses: ranges.map(cidrText),
       mtu: acceptMtu(answer.mtu, refused),
       routes: routes.filter((route) => !covered(route)).map(networkText),
       serverAddress: answer.serverAddress,
+      ...(wanted.length > 0 ? { wanted } : {}),
     },
     allowedIps: [...new Set([...ranges, ...routes].map(networkText))],
     keepalive: answer.keepalive,
-    full: full && answer.full,
-    dns: acceptDns(answer, refused),
+    full: all,
+    dns,
     refused,
   };
+}
+
+/** Those of a family that we have an address of, in one of `ranges`; null: wherever they are. */
+export function addressesInside(
+  addresses: readonly string[],
+  own: readonly Cidr[],
+  ranges: readonly Cidr[] | null,
+): string[] {
+  return addresses.filter((text) => {
+    const address = parseCidr(text)!;
+    const carried = own.some(({ family }) => family === address.family);
+    return carried && (ranges === null || ranges.some((range) => contains(range, address)));
+  });
 }
 
 /** The own address as a range, or why it is refused. */

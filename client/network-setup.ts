@@ -278,7 +278,7 @@ function hasIPv6(): boolean {
 
 function overlapOf({ network, endpoints }: Wish, view: HostView): Overlap {
   const { addresses, routes, serverAddress } = network;
-  const wanted = serverAddress === null ? [] : [serverAddress];
+  const wanted = [...(serverAddress === null ? [] : [serverAddress]), ...(network.wanted ?? [])];
   return findOverlap({ addresses, routes, wanted, endpoints }, view);
 }
 

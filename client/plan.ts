@@ -6,7 +6,7 @@ import type { PresharedKey, PublicKey } from '../keys/keypair.ts';
 import { type Cidr, contains, networkText, parseCidr } from '../shared/cidr.ts';
 import type { HostPort, Profile, ProfilePeer } from '../shared/profile.ts';
 import type { ConnectionPlan } from './connection.ts';
-import { DEFAULT_MTU, type NameServers, type Network } from './lease.ts';
+import { addressesInside, DEFAULT_MTU, type NameServers, type Network } from './lease.ts';
 import type { Target } from './target.ts';
 
 export interface TunnelPlan {
@@ -73,6 +73,7 @@ function planProfile(profile: Profile): TunnelPlan {
       ...routesOf(profile),
       ...(typeof profile.table === 'number' ? { table: profile.table } : {}),
       serverAddress: null,
+      wanted: wantedOf(profile),
     },
     others: profile.peers.filter((peer) => peer !== main),
     listenPort: profile.listenPort ?? 0,
@@ -80,6 +81,23 @@ function planProfile(profile: Profile): TunnelPlan {
     dns: { servers: profile.dns, domains: profile.domains },
   };
 }
+
+/**
+ * What is meant by its address: ranges of a single one, as the server's inside often is, and name
+ * servers. The networks that our own addresses are in, or a default route, would leave them to a
+ * local network.
+ */
+function wantedOf(profile: Profile): string[] {
+  if (profile.table !== undefined) return [];
+  const ranges = profile.peers.flatMap((peer) => peer.allowedIps).map((text) => parseCidr(text)!);
+  const single = ranges.filter(({ family, prefixLength }) => prefixLength === WHOLE[family]);
+  const addresses = [...single.map((range) => networkText(range).split('/')[0]!), ...profile.dns];
+  const own = profile.addresses.map((text) => parseCidr(text)!);
+  return [...new Set(addressesInside(addresses, own, ranges))];
+}
+
+/** Length of a range of one address. */
+const WHOLE = { 4: 32, 6: 128 } as const;
 
 /**
  * Routes as wg-quick sets them: every allowed range that the networks of our own addresses do not

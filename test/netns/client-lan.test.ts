@@ -6,8 +6,10 @@
  *   b eth0 10.77.2.2 ---------------------------------------------- 10.77.2.1 s2   tun 192.168.1.1
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import { generatePrivateKey, keyToBase64, publicKeyOf } from '../../keys/keypair.ts';
 import { inNet, type Net } from './harness.ts';
 import { Program } from './program.ts';
 import { layStar, serverAddress } from './topology.ts';
@@ -114,5 +116,28 @@ test('a tunnel in a namespace changes nothing outside, and programs run in it', 
     expect((await program.stop()).code).toBe(143);
     expect(existsSync(`/run/netns/${name}`)).toBe(false);
     expect(exec('true').status).toBe(3);
+  });
+});
+
+test('single addresses and name servers of a profile are in its tunnel, not in the local network', async () => {
+  await inNet(['server', 'a'], async (net) => {
+    layStar(net, ['a']);
+    net.ip('a', 'address', 'add', '192.168.1.50/24', 'dev', 'eth0');
+    net.remember();
+    const [own, other] = [generatePrivateKey(), generatePrivateKey()];
+    const file = join(net.directory, 'office.conf');
+    const peer = `[Peer]\nPublicKey = ${keyToBase64(publicKeyOf(other))}\n`;
+    const inside = `PrivateKey = ${keyToBase64(own)}\nAddress = 192.168.0.2/16\nDNS = 192.168.1.53\n`;
+    const ranges = 'AllowedIPs = 192.168.0.0/16, 192.168.1.7/32\n';
+    writeFileSync(file, `[Interface]\n${inside}${peer}${ranges}`, { mode: 0o600 });
+    const client = new Client(net, 'a');
+    client.begin(file);
+    await client.program?.says(/connected:/);
+    const wayTo = (address: string) => /dev (\S+)/.exec(net.ip('a', 'route', 'get', address))?.[1];
+    expect(wayTo('192.168.1.7')).toMatch(/^cvc/);
+    expect(wayTo('192.168.1.53')).toMatch(/^cvc/);
+    expect(wayTo('192.168.1.99')).toBe('eth0');
+    await client.program?.stop();
+    expect(net.difference('a')).toEqual([]);
   });
 });

@@ -126,6 +126,14 @@ test.each(['127.0.0.53', '0.0.0.0', '224.0.0.251', '255.255.255.255', '::1', '::
   },
 );
 
+test('name servers in ranges of the tunnel are meant inside, and no others', () => {
+  const dns = ['192.168.1.53', '10.9.0.53', '9.9.9.9', 'fd00::53'];
+  const change = { dns, routes: ['10.0.0.0/8'] };
+  expect(accepted(change).network.wanted).toEqual(['192.168.1.53', '10.9.0.53']);
+  const full = acceptLease({ ...LEASE, ...change, full: true }, null, true) as AcceptedLease;
+  expect(full.network.wanted).toEqual(['192.168.1.53', '10.9.0.53', '9.9.9.9']);
+});
+
 test('domains: names only, at most 32, nothing that a resolver would take for an order', () => {
   const bad = ['~.', '.', 'a b', 'x\nnameserver 6.6.6.6', '-a', '', 'a..b', `${'a'.repeat(64)}.x`];
   const lease = accepted({ domains: ['Corp.Example.', '_tcp.corp', ...bad] });
