@@ -67,8 +67,7 @@ int drop_object(dl_phdr_info* object, size_t, void* data) {
     const uintptr_t end = begin + segment.p_memsz;
     for (const Range& range : clean) {
       if (range.begin >= end || range.end <= begin) continue;
-      (void)::madvise(reinterpret_cast<void*>(range.begin), range.end - range.begin,
-                      MADV_DONTNEED);
+      (void)::madvise(reinterpret_cast<void*>(range.begin), range.end - range.begin, MADV_DONTNEED);
     }
   }
   return 0;
