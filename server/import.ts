@@ -3,11 +3,15 @@
  * anything changes. Where they come from is import-file.ts.
  */
 import { keyToBase64 } from '../keys/keypair.ts';
+import { counted } from '../shared/counted.ts';
 import { VpnError } from '../shared/errors.ts';
 import { ClaimedNetworks } from './claimed-networks.ts';
 import type { ImportedPeer } from './import-file.ts';
 import type { Registry } from './registry.ts';
 import type { InviteRecord, Store } from './store/store.ts';
+
+/** Problems that an error names; the rest is a number. */
+const SHOWN_PROBLEMS = 20;
 
 export interface ImportReply {
   /** With a key: they may connect. */
@@ -33,7 +37,7 @@ export interface ImportSources {
 }
 
 /**
- * Checks `people` and, unless `plan`, takes them in. Throws VpnError IMPORT_REFUSED with all that
+ * Checks `people` and, unless `plan`, takes them in. Throws VpnError IMPORT_REFUSED with what
  * does not fit, and what the store throws; then nothing has changed.
  */
 export function importPeople(
@@ -77,7 +81,10 @@ export function importPeople(
     return { ...person, networks };
   });
   if (problems.length > 0) {
-    throw new VpnError('IMPORT_REFUSED', `nothing was imported: ${problems.join('; ')}`);
+    const shown = problems.slice(0, SHOWN_PROBLEMS);
+    const more = problems.length - shown.length;
+    if (more > 0) shown.push(`and ${counted(more, 'more problem')}`);
+    throw new VpnError('IMPORT_REFUSED', `nothing was imported: ${shown.join('; ')}`);
   }
   if (!plan) registry.adopt(accepted, now);
   const facts = (wanted: boolean): ImportedFacts[] =>

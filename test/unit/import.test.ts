@@ -203,4 +203,13 @@ describe('OpenVPN', () => {
   it('a missing file is an error with its own code', () => {
     expect(codeOf(() => readImport(join(folder, 'none')))).toBe('IMPORT_UNREADABLE');
   });
+
+  it('refused names the first problems, and how many there are', () => {
+    const lines = Array.from({ length: 25 }, (_, n) => `person${n},10.8.0.${n + 2}\n`).join('');
+    const { peers } = readImport(file('ipp.txt', lines));
+    const attempt = () =>
+      importPeople(peers, { registry: h.registry, invites: [], now: h.now }, false);
+    expect(attempt).toThrow(/: person0: .*; person19: [^;]*; and 5 more problems$/);
+    expect([...h.registry.peers()]).toEqual([]);
+  });
 });
