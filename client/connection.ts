@@ -4,6 +4,7 @@
  * with the time, actions go out; client.ts carries them out. Knows one server, in one of two
  * identities: the throw-away key of an invite, and our own key.
  */
+import { isIP } from 'node:net';
 import type { DismissalReason, RefusalReason } from '../shared/control/messages.ts';
 import type { Endpoint } from '../shared/dataplane.ts';
 import { VpnError } from '../shared/errors.ts';
@@ -295,7 +296,12 @@ export class Connection {
       return;
     }
     this.#lose(text);
-    if (way === 'gone') return;
+    if (way === 'gone') {
+      // This network may carry the other family alone, in which the name may have an address.
+      if (this.#addresses.length > 1) this.#aimAtNext(now);
+      if (this.#plan.endpoints.some(({ host }) => isIP(host) === 0)) this.#resolve();
+      return;
+    }
     // Where it was is where it most likely is, over the new way; the names follow if not.
     this.#attempts = 0;
     if (this.#addresses.length > 1) this.#nextAddressAt = now + ADDRESS_DWELL_MS.later;

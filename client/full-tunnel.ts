@@ -88,7 +88,7 @@ export function fullTunnelChanges(wish: FullTunnelWish): HostChange[] {
   for (const family of [...carried, ...blocked]) {
     const v = `-${family}`;
     const inside = carried.includes(family);
-    const way = inside ? ['default', 'dev', device] : ['unreachable', 'default'];
+    const way = inside ? ['default', ...into(device)] : ['unreachable', 'default'];
     changes.push({
       what: inside
         ? `IPv${family} default route through ${device}, table ${table}`
@@ -117,6 +117,14 @@ export function fullTunnelChanges(wish: FullTunnelWish): HostChange[] {
 export function portChange(port: number): HostChange {
   const selector = ['ipproto', 'udp', 'sport', String(port), 'lookup', 'main'];
   return rule('our own port beside the tunnel', 4, PORT_PRIORITY, selector);
+}
+
+/**
+ * The way into a tunnel, in words of `ip route`. Its scope says that no gateway is on it: the kernel
+ * would otherwise look for the next hop of a route that names no device among our routes, too.
+ */
+export function into(device: string): string[] {
+  return ['dev', device, 'scope', 'global'];
 }
 
 /** A policy rule and its undo. */

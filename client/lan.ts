@@ -7,7 +7,7 @@
  */
 import { type Cidr, contains, networkText, overlaps, parseCidr } from '../shared/cidr.ts';
 import type { HostChange } from '../shared/system/journal.ts';
-import { type RoutingNumbers, rule } from './full-tunnel.ts';
+import { into, type RoutingNumbers, rule } from './full-tunnel.ts';
 import type { HostView } from './host-view.ts';
 
 export interface Overlap {
@@ -99,7 +99,9 @@ export function overlapChanges(
     ...[...kept, ...smaller].map((cidr) =>
       route(`${cidr} stays outside the tunnel`, cidr, ['throw', cidr]),
     ),
-    ...ranges.map((cidr) => route(`route ${cidr} through ${device}`, cidr, [cidr, 'dev', device])),
+    ...ranges.map((cidr) =>
+      route(`route ${cidr} through ${device}`, cidr, [cidr, ...into(device)]),
+    ),
     ...ranges.map((cidr) =>
       rule(`${cidr} into the tunnel`, range(cidr).family, numbers.overlap, [
         'to',

@@ -4,7 +4,7 @@
  * applies only the difference.
  */
 import { existsSync } from 'node:fs';
-import { cidrText, networkText, parseCidr } from '../shared/cidr.ts';
+import { type Cidr, cidrText, networkText, parseCidr } from '../shared/cidr.ts';
 import { VpnError } from '../shared/errors.ts';
 import type { HostChange, Journal, UndoFailure } from '../shared/system/journal.ts';
 import {
@@ -287,32 +287,51 @@ function networkChanges(device: string, network: Network, overlap: Overlap): Hos
   const { table } = network;
   const where = table === undefined ? '' : ` in table ${table}`;
   const inOverlap = (cidr: string): boolean => overlap.ranges.includes(cidr);
+  const own = network.addresses.map((text) => ({ text, range: parseCidr(text)! }));
+  const single = (range: Cidr): Cidr => ({ ...range, prefixLength: range.family === 4 ? 32 : 128 });
+  // The first address of several in one network is the source of what has none yet.
+  const networks = new Map<string, string>();
+  for (const { text, range } of own) {
+    const cidr = networkText(range);
+    if (range.prefixLength === single(range).prefixLength || networks.has(cidr)) continue;
+    networks.set(cidr, text.split('/')[0]!);
+  }
   return [
-    ...network.addresses.map((text) => {
-      const range = parseCidr(text)!;
-      if (!inOverlap(networkText(range))) return addressChange(device, text);
-      // Without a network of its own: the kernel would route that one beside the local one.
-      const prefixLength = range.family === 4 ? 32 : 128;
-      return addressChange(device, cidrText({ ...range, prefixLength }));
-    }),
+    ...own.map(({ text, range }) =>
+      addressChange(device, inOverlap(networkText(range)) ? cidrText(single(range)) : text),
+    ),
+    ...[...networks]
+      .filter(([cidr]) => !inOverlap(cidr))
+      .map(([cidr, source]) => routeChange(device, cidr, '', undefined, source)),
     ...network.routes
-      .filter((cidr) => !inOverlap(cidr))
+      .filter((cidr) => !inOverlap(cidr) && !(table === undefined && networks.has(cidr)))
       .map((cidr) => routeChange(device, cidr, where, table)),
   ];
 }
 
+/** The route to the address's own network is ours to add: that of the kernel leads to gateways. */
 function addressChange(device: string, cidr: string): HostChange {
   return {
     what: `address ${cidr} on ${device}`,
-    apply: ['ip', ...addAddressArgs(device, cidr)],
+    apply: ['ip', ...addAddressArgs(device, cidr), 'noprefixroute'],
     undo: ['ip', ...removeAddressArgs(device, cidr)],
   };
 }
 
-function routeChange(device: string, cidr: string, where: string, table?: number): HostChange {
+/** `source`: the host's own address for packets that have none yet. */
+function routeChange(
+  device: string,
+  cidr: string,
+  where: string,
+  table?: number,
+  source?: string,
+): HostChange {
+  const more = ['scope', 'global', ...(source === undefined ? [] : ['src', source])];
+  // It goes with the address, so that another address needs another route.
+  const from = source === undefined ? '' : ` from ${source}`;
   return {
-    what: `route ${cidr} through ${device}${where}`,
-    apply: ['ip', ...addRouteArgs(device, cidr, table)],
+    what: `route ${cidr} through ${device}${where}${from}`,
+    apply: ['ip', ...addRouteArgs(device, cidr, table), ...more],
     undo: ['ip', ...removeRouteArgs(device, cidr, table)],
   };
 }

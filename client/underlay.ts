@@ -81,7 +81,8 @@ export class Underlay {
     const way = await this.#ask();
     if (way === undefined || this.#watch === null) return;
     this.#way = way;
-    if (before === undefined || way === before) return;
+    // Without a way every change is news: another address of the server may be reached by it.
+    if (before === undefined || (way === before && way !== null)) return;
     if (way === null) this.#options.onWay('gone', 'this host has no way to the server now');
     else this.#options.onWay('changed', `the way to the server changed: ${way}`);
   }

@@ -283,10 +283,17 @@ test('another way to the server: a handshake at once, whatever the keys would al
 });
 
 test('no way at all: nothing is sent until there is one', () => {
-  const run = new Run().connect();
+  const run = new Run({ endpoints: [{ host: '10.77.1.1', port: 6000 }] }).connect();
   expect(run.feed({ type: 'way', way: 'gone', text: 'no way' })).toEqual(['note - no way']);
   expect(run.wait(60_000)).toEqual([]);
   expect(run.feed({ type: 'way', way: 'changed', text: 'eth0' })).toEqual(['note - eth0', 'knock']);
+});
+
+test('no way to the address in use: the other ones of the name at once, and the name anew', () => {
+  const run = new Run().connect(A, B);
+  const gone: Input = { type: 'way', way: 'gone', text: 'no way' };
+  expect(run.feed(gone)).toEqual(['note - no way', 'aim fd00::1 own', 'resolve']);
+  expect(run.feed(gone)).toEqual(['aim 10.77.1.1 own']);
 });
 
 test('over a new way that does not lead there the other addresses are tried', () => {

@@ -53,7 +53,7 @@ test('the rules of a full tunnel, with and without local networks', () => {
   const lines = (lan: boolean) =>
     fullTunnelChanges({ ...wish, lan }).map(({ apply }) => apply.join(' '));
   expect(lines(true)).toEqual([
-    'ip -4 route add default dev cvc0 table 52014',
+    'ip -4 route add default dev cvc0 scope global table 52014',
     'ip -4 rule add priority 32764 lookup main suppress_prefixlength 0',
     'ip -4 rule add priority 32765 not fwmark 12373 lookup 52014',
     'ip -6 route add unreachable default table 52014',
@@ -93,7 +93,7 @@ test('an overlap keeps gateway, name servers and the way to the server local', (
   expect(found.clashes).toHaveLength(3);
   const lines = overlapChanges('cvc0', found, NUMBERS).map(({ apply }) => apply.join(' '));
   expect(lines.slice(-2)).toEqual([
-    'ip -4 route add 192.168.1.0/24 dev cvc0 table 52015',
+    'ip -4 route add 192.168.1.0/24 dev cvc0 scope global table 52015',
     'ip -4 rule add priority 32763 to 192.168.1.0/24 lookup 52015',
   ]);
   expect(lines).toContain('ip -4 route add throw 192.168.1.1 table 52015');

@@ -33,7 +33,7 @@ test('an invite leads to an address, and the own key is what stays', async () =>
     dns: null,
     server: { endpoint: '192.0.2.2:6000' },
   });
-  expect(a.ran).toContain('ip address add 192.168.1.2/24 dev cvc0');
+  expect(a.ran).toContain('ip address add 192.168.1.2/24 dev cvc0 noprefixroute');
   expect(a.ran.join('\n')).toContain('10.9.0.0/16');
   expect(await callLocalSocket(a.socketPath, 'status')).toMatchObject({ state: 'connected' });
   const [peer] = [...server.registry.peers()];

@@ -249,22 +249,28 @@ test('a network is applied step by step, then only its difference, then undone',
   await setup.apply(wish());
   expect(host.ran.splice(0)).toEqual([
     upCommand(1400),
-    'ip address add 192.168.1.2/24 dev cvc0',
-    'ip address add fd00::2/64 dev cvc0 nodad',
-    'ip -4 route add 10.5.0.0/16 dev cvc0',
+    'ip address add 192.168.1.2/24 dev cvc0 noprefixroute',
+    'ip address add fd00::2/64 dev cvc0 nodad noprefixroute',
+    'ip -4 route add 192.168.1.0/24 dev cvc0 scope global src 192.168.1.2',
+    'ip -6 route add fd00::/64 dev cvc0 scope global src fd00::2',
+    'ip -4 route add 10.5.0.0/16 dev cvc0 scope global',
   ]);
   await setup.apply(wish());
   expect(host.ran).toEqual([]);
   await setup.apply(wish({ addresses: ['192.168.1.9/24', 'fd00::2/64'], mtu: 1380 }));
   expect(host.ran.splice(0)).toEqual([
     upCommand(1380),
+    'ip -4 route del 192.168.1.0/24 dev cvc0',
     'ip address del 192.168.1.2/24 dev cvc0',
-    'ip address add 192.168.1.9/24 dev cvc0',
+    'ip address add 192.168.1.9/24 dev cvc0 noprefixroute',
+    'ip -4 route add 192.168.1.0/24 dev cvc0 scope global src 192.168.1.9',
   ]);
   expect(await setup.undo()).toEqual([]);
   expect(host.ran).toEqual([
+    'ip -4 route del 192.168.1.0/24 dev cvc0',
     'ip address del 192.168.1.9/24 dev cvc0',
     'ip -4 route del 10.5.0.0/16 dev cvc0',
+    'ip -6 route del fd00::/64 dev cvc0',
     'ip address del fd00::2/64 dev cvc0',
   ]);
   expect(existsSync(path)).toBe(false);
@@ -290,7 +296,7 @@ test('routes go to the table of the profile', async () => {
   const host = new FakeHost();
   const setup = setupOn(host);
   await setup.apply(wish({ addresses: [], routes: ['::/0'], table: 77 }));
-  expect(host.ran.at(-1)).toBe('ip -6 route add ::/0 dev cvc0 table 77');
+  expect(host.ran.at(-1)).toBe('ip -6 route add ::/0 dev cvc0 table 77 scope global');
 });
 
 test('the check finds another network with our addresses, and a server inside the tunnel', async () => {

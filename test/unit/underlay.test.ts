@@ -51,7 +51,12 @@ test('another link, gateway or source is another way', async () => {
   route = null;
   change(on('eth0', true));
   await vi.advanceTimersByTimeAsync(300);
-  expect(heard.at(-1)).toBe('gone: this host has no way to the server now');
+  const gone = 'gone: this host has no way to the server now';
+  expect(heard.at(-1)).toBe(gone);
+  // Still none to this address, but perhaps to another one of the server.
+  change(on('eth0'));
+  await vi.advanceTimersByTimeAsync(300);
+  expect(heard.slice(-3)).toEqual([gone, 'disturbed', gone]);
 });
 
 test('changes without end are looked at after two seconds', async () => {
