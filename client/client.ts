@@ -380,7 +380,8 @@ export class Client {
     await this.#link.leases.inForce(async () => {
       this.#link.setPeer();
       this.#engine.configure({ mtu: network.mtu, addresses: innerAddresses(network) });
-      await this.#hostSide?.apply({ network, full: this.#link.full, endpoints: this.#link.outer });
+      const { full, outer: endpoints, nameServers } = this.#link;
+      await this.#hostSide?.apply({ network, full, endpoints }, nameServers);
       this.#link.input({ type: 'applied', text: network.addresses.join(', ') || 'none' });
       return this.#applyDns();
     });

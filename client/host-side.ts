@@ -105,13 +105,16 @@ export class HostSide {
     return all ? [...new Set([...ranges, ...EVERYTHING])] : ranges;
   }
 
-  /** Makes the host look like `wish`. Errors: COMMAND_FAILED, COMMAND_MISSING, HOST_REFUSED. */
-  async apply(wish: Wish): Promise<void> {
+  /**
+   * Makes the host look like `wish`. `nameServers`: those of lease or profile. Errors: COMMAND_FAILED, COMMAND_MISSING,
+   * HOST_REFUSED.
+   */
+  async apply(wish: Wish, nameServers: readonly string[]): Promise<void> {
     this.#wish = wish;
     const { addresses: own, routes } = wish.network;
     const addresses = innerAddresses(wish.network);
     const ranges = [...own.map((cidr) => networkText(parseCidr(cidr)!)), ...routes];
-    await this.#protection?.set({ addresses, ranges });
+    await this.#protection?.set({ addresses, ranges, nameServers });
     await this.#setup.apply(wish);
     if (this.#protection?.state === 'connecting') this.#protection.follow('connected');
     this.#tellClashes();

@@ -31,6 +31,8 @@ export interface ProtectionFacts {
   readonly ranges: readonly string[];
   /** Local networks that may be reached, `address/length`; null: none. */
   readonly lan: readonly string[] | null;
+  /** Addresses in them that may be reached although they are in `ranges`, too. */
+  readonly kept: readonly string[];
 }
 
 /** A mark is left behind when a client is killed while it asks: it may be in force for this long. */
@@ -46,6 +48,21 @@ export function localRanges(view: HostView): string[] {
   return [...new Set(ranges.map(networkText))];
 }
 
+/**
+ * Gateways and name servers of the host in `lan`: it lives on them, also where the tunnel has their
+ * addresses. Not the tunnel's own name servers, `inside`: what is asked of them must not leave.
+ */
+export function keptInLan(
+  view: HostView,
+  lan: readonly string[],
+  inside: readonly string[],
+): string[] {
+  const livesOn = [...view.gateways.map(({ address }) => address), ...view.nameServers];
+  const isLocal = (address: string): boolean =>
+    lan.some((range) => contains(parseCidr(range)!, parseCidr(address.split('%')[0]!)!));
+  return [...new Set(livesOn)].filter((address) => isLocal(address) && !inside.includes(address));
+}
+
 /** Those of our addresses inside that the host does not have elsewhere, too: their packets come in there. */
 export function innerAlone(addresses: readonly string[], view: HostView): string[] {
   const elsewhere = (address: string): boolean => {
@@ -59,7 +76,7 @@ export function innerAlone(addresses: readonly string[], view: HostView): string
 
 /** A script for `nft -f -`. */
 export function protectionScript(table: string, facts: ProtectionFacts): string {
-  const { device, ownMark, lan, ranges } = facts;
+  const { device, ownMark, lan, ranges, kept } = facts;
   // A device is in the group once its tunnel is connected.
   const intoTunnels = `oifgroup ${TUNNEL_GROUP} accept`;
   const outgoing = [
@@ -71,6 +88,7 @@ export function protectionScript(table: string, facts: ProtectionFacts): string 
     'udp sport 68 udp dport 67 accept',
     'udp sport 546 udp dport 547 accept',
     'icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept',
+    ...toEach(kept, 'accept'),
     ...toEach(ranges, REJECT),
     ...(lan === null ? [] : toEach([...lan, ...ON_LINK], 'accept')),
     REJECT,
@@ -78,6 +96,7 @@ export function protectionScript(table: string, facts: ProtectionFacts): string 
   const forwarded = [
     intoTunnels,
     `iifname "${device}" accept`,
+    ...toEach(kept, 'accept'),
     ...toEach(ranges, 'counter drop'),
     ...(lan === null ? [] : toEach(lan, 'accept')),
     'counter drop',

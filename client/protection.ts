@@ -10,6 +10,7 @@ import { readHostView } from './host-view.ts';
 import { LOCKDOWN, type Lockdowns } from './lockdown.ts';
 import {
   innerAlone,
+  keptInLan,
   localRanges,
   type ProtectionFacts,
   protectionScript,
@@ -34,13 +35,16 @@ export interface ProtectionOptions {
   readonly lockdowns: Lockdowns | null;
 }
 
-type Changeable = Pick<ProtectionFacts, 'ownMark' | 'addresses' | 'ranges'>;
+interface Changeable extends Pick<ProtectionFacts, 'ownMark' | 'addresses' | 'ranges'> {
+  /** Name servers of the tunnel. */
+  readonly nameServers: readonly string[];
+}
 
 export class Protection {
   readonly #options: ProtectionOptions;
   readonly #table: string;
   #state: ProtectionState = 'connecting';
-  #facts: Changeable = { ownMark: null, addresses: [], ranges: [] };
+  #facts: Changeable = { ownMark: null, addresses: [], ranges: [], nameServers: [] };
   #script = '';
   #ended = false;
   /** One change of the rules after the other. */
@@ -141,8 +145,9 @@ export class Protection {
     const { device, lan, run } = this.#options;
     const view = await readHostView(device, run);
     const networks = lan ? localRanges(view) : null;
+    const kept = keptInLan(view, networks ?? [], facts.nameServers);
     const addresses = innerAlone(facts.addresses, view);
-    return protectionScript(this.#table, { ...facts, addresses, device, lan: networks });
+    return protectionScript(this.#table, { ...facts, addresses, device, lan: networks, kept });
   }
 }
 

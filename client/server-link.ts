@@ -134,6 +134,11 @@ export class ServerLink {
     return this.leases.lease?.network ?? this.plan.network;
   }
 
+  /** Name servers of lease or profile. */
+  get nameServers(): readonly string[] {
+    return (this.leases.lease?.dns ?? this.plan.dns).servers;
+  }
+
   get peer(): PeerStatus | undefined {
     return this.#options.engine().peer(this.id);
   }

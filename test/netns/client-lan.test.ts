@@ -11,6 +11,7 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { generatePrivateKey, keyToBase64, publicKeyOf } from '../../keys/keypair.ts';
 import { inNet, type Net } from './harness.ts';
+import { askNameServer } from './name-server.ts';
 import { Program } from './program.ts';
 import { layStar, serverAddress } from './topology.ts';
 import { Client, commandLine, PORT, Server } from './vpn.ts';
@@ -72,6 +73,32 @@ test('a local network with the addresses of the tunnel stays, and the tunnel wor
     expect(net.difference('a')).toEqual([]);
   });
 });
+
+test.each([
+  ['a part of the traffic', ['--protect']],
+  ['a full tunnel', ['--full', '--protect']],
+])(
+  'protection with the addresses of the local network, %s: its gateway and name server are reached',
+  async (_, flags) => {
+    await inNet(['server', 'gateway', 'a', 'b'], async (net) => {
+      lay(net);
+      for (const last of ['53', '60']) {
+        net.ip('gateway', 'address', 'add', `192.168.1.${last}/32`, 'dev', 'g1');
+      }
+      askNameServer(net, 'a', '192.168.1.53');
+      const server = await new Server(net).start();
+      const a = new Client(net, 'a');
+      await a.enrol(await server.invite('a', 1), ...flags);
+      await a.program?.says(/connected:/);
+      expect(await net.reaches('a', '192.168.1.1')).toBe(true);
+      expect(await net.reaches('a', '192.168.1.53')).toBe(true);
+      expect(await net.reaches('a', '192.168.1.60')).toBe(false);
+      expect((await a.command('disconnect')).code).toBe(0);
+      await a.program?.end();
+      expect(net.difference('a')).toEqual([]);
+    });
+  },
+);
 
 test('a tunnel in a namespace changes nothing outside, and programs run in it', async () => {
   const name = `cvt-${process.pid}-office`;

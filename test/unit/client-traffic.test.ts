@@ -8,6 +8,7 @@ import { familiesOf } from '../../client/network-setup.ts';
 import { Protection } from '../../client/protection.ts';
 import {
   innerAlone,
+  keptInLan,
   localRanges,
   type ProtectionFacts,
   protectionScript,
@@ -133,6 +134,7 @@ const FACTS: ProtectionFacts = {
   addresses: ['10.8.0.2'],
   ranges: ['10.8.0.0/24', '10.0.0.0/8'],
   lan: ['192.168.1.0/24', '169.254.0.0/16'],
+  kept: [],
 };
 
 test('rules that somebody else removed come back, but not after the end', async () => {
@@ -179,6 +181,21 @@ test('protection lets out what is sealed, whoever sealed it, and closes with a r
     'ip daddr <10.0.0.0/8> counter reject with icmpx type admin-prohibited',
   );
   expect(outgoing({ lan: null }).join('\n')).not.toMatch(/192\.168/);
+});
+
+test('what the host lives on in its local network is let out before the ranges of the tunnel', () => {
+  const lan = localRanges(HOME);
+  const kept = keptInLan(HOME, lan, []);
+  expect(kept).toEqual(['192.168.1.1', '192.168.1.3']);
+  expect(keptInLan(HOME, lan, ['192.168.1.1'])).toEqual(['192.168.1.3']);
+  expect(keptInLan(HOME, [], [])).toEqual([]);
+  const script = protectionScript('t', { ...FACTS, ranges: ['192.168.1.0/24'], lan, kept });
+  for (const name of ['outgoing', 'forwarded']) {
+    const [open, closed] = ['192.168.1.1/32, 192.168.1.3/32 } accept', '192.168.1.0/24 } counter'];
+    const rules = script.split(`chain ${name}`)[1]!;
+    expect(rules).toContain(open);
+    expect(rules.indexOf(open)).toBeLessThan(rules.indexOf(closed));
+  }
 });
 
 test('a look-up has the mark of what is sealed, for its port and its name servers alone', () => {
