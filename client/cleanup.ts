@@ -1,19 +1,34 @@
 /** `vpn-client cleanup`: the host as it was before clients that are gone. */
+import { existsSync, rmSync } from 'node:fs';
 import { ExitCode, VpnError } from '../shared/errors.ts';
 import type { Output } from '../shared/program.ts';
+import { acquireInstanceLock } from '../shared/system/instance-lock.ts';
 import { Journal } from '../shared/system/journal.ts';
 import { requireNetAdmin } from '../shared/system/require-tun.ts';
 import { run } from '../shared/system/run.ts';
+import { removeDeadSockets } from '../shared/uapi/socket.ts';
 import { readLockdowns, warnOfMissing } from './lockdown.ts';
 import { endLockdowns } from './lockdown-commands.ts';
-import { type Place, placeOfTunnel, tunnelsWithJournal } from './place.ts';
+import { type Place, placeOfTunnel, tunnelsWithJournal, tunnelsWithSocket } from './place.ts';
 import { readStatus } from './running.ts';
 
 /**
- * Undoes the journals of the clients of a run directory that are gone, newest change first. Exit
- * code 1 when something stays. Errors: ALREADY_RUNNING when all of them run, NO_NET_ADMIN.
+ * Undoes the journals of the clients of a run directory that are gone, newest change first, and
+ * removes their sockets. Exit code 1 when something stays. Errors: ALREADY_RUNNING when all of
+ * them run, or another cleanup does, NO_NET_ADMIN.
  */
 export async function cleanUp(place: Place, lockdown: boolean, output: Output): Promise<ExitCode> {
+  if (!existsSync(place.runDirectory)) return undoAll(place, lockdown, output);
+  // Two that undo the same journal would each take what the other has done for a failure.
+  const lock = acquireInstanceLock(place.runDirectory, 'cleanup');
+  try {
+    return await undoAll(place, lockdown, output);
+  } finally {
+    lock.release();
+  }
+}
+
+async function undoAll(place: Place, lockdown: boolean, output: Output): Promise<ExitCode> {
   const tunnels = tunnelsWithJournal(place);
   if (tunnels.length > 0 || lockdown) requireNetAdmin();
   const undone: string[] = [];
@@ -31,6 +46,8 @@ export async function cleanUp(place: Place, lockdown: boolean, output: Output): 
     }
     undone.push(...before.filter((what) => !failed.includes(what)).toReversed());
   }
+  const sockets = [...(await removeSockets(place)), ...(await removeDeadSockets())];
+  undone.push(...sockets.map((path) => `socket ${path}`));
   const ended = lockdown ? await endLockdowns(place, output) : [];
   undone.push(...ended.map((table) => `lockdown ${table}`));
   const text = undone.map((what) => `undone: ${what}`).join('\n');
@@ -55,6 +72,18 @@ function openJournal(path: string, output: Output): Journal | null {
     output.warn(error.message);
     return null;
   }
+}
+
+/** Removes the control sockets of clients that are gone. Result: their paths. */
+async function removeSockets(place: Place): Promise<string[]> {
+  const removed: string[] = [];
+  for (const tunnel of tunnelsWithSocket(place)) {
+    if (await isRunning(place, tunnel)) continue;
+    const { socketPath } = placeOfTunnel(place, tunnel);
+    rmSync(socketPath, { force: true });
+    removed.push(socketPath);
+  }
+  return removed;
 }
 
 /** Those whose clients are gone. Errors: ALREADY_RUNNING when that is none of several or one. */

@@ -5,11 +5,11 @@ import { requireNetAdmin } from '../shared/system/require-tun.ts';
 import { type Run, run } from '../shared/system/run.ts';
 import { LOCKDOWN, Lockdowns, readLockdowns } from './lockdown.ts';
 import type { Place } from './place.ts';
-import { answering, readStatus } from './running.ts';
+import { answering, isSilent, readStatus, silenceText } from './running.ts';
 
 /**
  * Puts back the rules of every lockdown that are missing, as after a reboot. Exit code 1 when some
- * could not be. Errors: NO_NET_ADMIN, STATE_UNUSABLE, COMMAND_FAILED, COMMAND_MISSING.
+ * could not be, or not as they were. Errors: NO_NET_ADMIN, STATE_UNUSABLE, COMMAND_FAILED, COMMAND_MISSING.
  */
 export async function restoreLockdowns(
   { stateDirectory }: Place,
@@ -20,17 +20,24 @@ export async function restoreLockdowns(
   const lockdowns = new Lockdowns(stateDirectory);
   const missing = await lockdowns.missing(runner);
   const restored: string[] = [];
+  let complete = true;
   for (const table of missing) {
     try {
-      await lockdowns.restore(table, runner);
+      const whole = await lockdowns.restore(table, runner);
       restored.push(table);
+      if (whole) continue;
+      complete = false;
+      output.warn(
+        `what was written down of ${table} is damaged: only tunnels lead out now, not even local networks are reached; connect again, or run \`vpn-client unlock\``,
+      );
     } catch (error) {
+      complete = false;
       output.warn(`could not put back: ${error instanceof Error ? error.message : error}`);
     }
   }
   const text = restored.map((table) => `put back: table inet ${table}`).join('\n');
-  output.facts({ restored }, text || 'no rules of a lockdown are missing');
-  return restored.length === missing.length ? ExitCode.ok : ExitCode.other;
+  output.facts({ restored }, text || (complete ? 'no rules of a lockdown are missing' : ''));
+  return complete ? ExitCode.ok : ExitCode.other;
 }
 
 /** Ends every lockdown on this host. Errors: as endLockdowns(). */
@@ -43,7 +50,7 @@ export async function unlock(place: Place, output: Output): Promise<ExitCode> {
 
 /**
  * Ends the lockdowns of clients that are gone; a running one would put its rules back. Result: the
- * tables removed. Errors: ALREADY_RUNNING when all of them run, NO_NET_ADMIN, STATE_UNUSABLE,
+ * tables removed. Errors: ALREADY_RUNNING when all of them run, NOT_ANSWERING, NO_NET_ADMIN, STATE_UNUSABLE,
  * COMMAND_FAILED, COMMAND_MISSING.
  */
 export async function endLockdowns(
@@ -54,9 +61,15 @@ export async function endLockdowns(
   requireNetAdmin();
   const lockdowns = new Lockdowns(place.stateDirectory);
   const tables = [...new Set([...lockdowns.wished(), ...(await readLockdowns(runner))])];
+  const clients = await runningClients(place);
   const running = new Map(
-    (await runningClients(place)).map(({ device, tunnel }) => [`${LOCKDOWN}${device}`, tunnel]),
+    answering(clients).map(({ device, tunnel }) => [`${LOCKDOWN}${device}`, tunnel]),
   );
+  // Which device a silent one has is not known, and it would put its rules back when it goes on.
+  const silent = clients.find(isSilent);
+  if (silent !== undefined && tables.some((table) => !running.has(table))) {
+    throw new VpnError('NOT_ANSWERING', silenceText(silent));
+  }
   const kept = tables.flatMap((table) => running.get(table) ?? []);
   if (kept.length > 0 && kept.length === tables.length) {
     throw new VpnError('ALREADY_RUNNING', `the client of ${kept.join(', ')} is running`, {
@@ -71,7 +84,7 @@ export async function endLockdowns(
 
 async function runningClients(place: Place) {
   try {
-    return answering(await readStatus(place, undefined));
+    return await readStatus(place, undefined);
   } catch (error) {
     if (error instanceof VpnError && error.code === 'NOT_RUNNING') return [];
     throw error;

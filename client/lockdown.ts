@@ -11,7 +11,8 @@ import type { Output } from '../shared/program.ts';
 import { makeDirectory } from '../shared/system/make-directory.ts';
 import { applyNft, deleteTableArgs, readTables } from '../shared/system/nft.ts';
 import { readOwnFile } from '../shared/system/own-file.ts';
-import type { Run } from '../shared/system/run.ts';
+import { commandFailure, type Run } from '../shared/system/run.ts';
+import { protectionScript } from './protection-rules.ts';
 
 /** Name of the table of a device: this and the device. */
 export const LOCKDOWN = 'culvert-lockdown-';
@@ -57,8 +58,22 @@ export class Lockdowns {
     return wished.filter((table) => !there.includes(table));
   }
 
-  /** Makes a table that is missing. Errors: STATE_UNUSABLE, COMMAND_FAILED, COMMAND_MISSING. */
-  async restore(table: string, run: Run): Promise<void> {
+  /**
+   * Makes a table that is missing. False: what was written down is damaged, or was not written by
+   * us; in force now, and written down, is what lets out tunnels alone. Errors: STATE_UNUSABLE,
+   * COMMAND_FAILED, COMMAND_MISSING.
+   */
+  async restore(table: string, run: Run): Promise<boolean> {
+    const script = this.#read(table);
+    if (script !== null && (await isApplied(script, run))) return true;
+    const strict = strictest(table);
+    await applyNft(strict, run);
+    this.write(table, strict);
+    return false;
+  }
+
+  /** The script that makes a table; null: it is not as it was written. Errors: STATE_UNUSABLE. */
+  #read(table: string): string | null {
     const path = this.#pathOf(table);
     let file: ReturnType<typeof readOwnFile>;
     try {
@@ -66,8 +81,11 @@ export class Lockdowns {
     } catch (cause) {
       throw unusable(path, cause);
     }
-    if (!file.ours) throw new VpnError('STATE_UNUSABLE', `${path} belongs to another user`);
-    await applyNft(file.text, run);
+    // One that is cut off may be a good script of another meaning: that of an empty table.
+    const strict = strictest(table);
+    const start = strict.slice(0, strict.indexOf('{'));
+    const whole = file.text.startsWith(start) && file.text.endsWith('\n}\n');
+    return file.ours && whole ? file.text : null;
   }
 
   /** Ends a lockdown, here and in the kernel. Errors: STATE_UNUSABLE, COMMAND_FAILED, COMMAND_MISSING. */
@@ -86,6 +104,23 @@ export class Lockdowns {
   #pathOf(table: string): string {
     return join(this.#directory, `${table}.nft`);
   }
+}
+
+/** False: nft does not take the script. Errors: COMMAND_MISSING. */
+async function isApplied(script: string, run: Run): Promise<boolean> {
+  try {
+    await applyNft(script, run);
+    return true;
+  } catch (error) {
+    if (commandFailure(error) === null) throw error;
+    return false;
+  }
+}
+
+/** The least that a lockdown may be, which follows from its name: tunnels and nothing else. */
+function strictest(table: string): string {
+  const device = table.slice(LOCKDOWN.length);
+  return protectionScript(table, { device, ownMark: null, addresses: [], ranges: [], lan: null });
 }
 
 /** Lockdowns that are in force on this host. Errors: COMMAND_FAILED, COMMAND_MISSING. */

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { VpnError } from '../shared/errors.ts';
 import { acquireInstanceLock } from '../shared/system/instance-lock.ts';
 import { Journal } from '../shared/system/journal.ts';
+import { removeDeadSockets } from '../shared/uapi/socket.ts';
 
 export interface CleanupReply {
   /** What was taken back, newest first. */
@@ -23,7 +24,9 @@ export async function cleanUp(stateDirectory: string, runDirectory: string): Pro
   // A server that starts holds the lock before it changes anything.
   const lock = existsSync(stateDirectory) ? acquireInstanceLock(stateDirectory, 'server') : null;
   try {
-    return await undoJournal(journalPath(runDirectory));
+    const { undone } = await undoJournal(journalPath(runDirectory));
+    const sockets = await removeDeadSockets();
+    return { undone: [...undone, ...sockets.map((path) => `socket ${path}`)] };
   } finally {
     lock?.release();
   }

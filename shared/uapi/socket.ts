@@ -3,7 +3,7 @@
  * file and its connections, and answers requests by calling its device. All network namespaces
  * share the folder: a name may be taken by somebody else's living socket.
  */
-import { linkSync, lstatSync, unlinkSync } from 'node:fs';
+import { existsSync, linkSync, lstatSync, readdirSync, unlinkSync } from 'node:fs';
 import { createConnection, createServer, type Server, type Socket } from 'node:net';
 import { constants } from 'node:os';
 import { join } from 'node:path';
@@ -201,6 +201,29 @@ async function claim(hidden: string, path: string): Promise<void> {
     }
     if (inode !== null && inodeOf(path) === inode) unlinkSync(path);
   }
+}
+
+/** Names that our programs choose for devices: `cvc` and `cvs` with a part of a key's hash. */
+const OUR_SOCKET = /^cv[cs][0-9a-f]{6}\.sock$/;
+
+/**
+ * Removes sockets in the folder of `wg` that programs of ours have left behind when they were
+ * killed. Result: their paths. Never rejects.
+ */
+export async function removeDeadSockets(directory = SOCKET_DIRECTORY): Promise<string[]> {
+  const removed: string[] = [];
+  const names = existsSync(directory) ? readdirSync(directory) : [];
+  for (const path of names.filter((n) => OUR_SOCKET.test(n)).map((n) => join(directory, n))) {
+    const inode = inodeOf(path);
+    if (inode === null || (await answers(path)) || inodeOf(path) !== inode) continue;
+    try {
+      unlinkSync(path);
+      removed.push(path);
+    } catch {
+      // Another one was faster, or it is not ours to remove.
+    }
+  }
+  return removed;
 }
 
 /** True when somebody accepts connections on `path`. */

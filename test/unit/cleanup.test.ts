@@ -1,11 +1,13 @@
 /** `vpn-client cleanup` with the journals of several clients; needs the privilege it asks for. */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { cleanUp } from '../../client/cleanup.ts';
 import { placeOfTunnel } from '../../client/place.ts';
 import type { Output } from '../../shared/program.ts';
+import { acquireInstanceLock } from '../../shared/system/instance-lock.ts';
 import { Journal } from '../../shared/system/journal.ts';
 import { serveLocalSocket } from '../../shared/system/local-socket.ts';
 
@@ -57,3 +59,31 @@ asRoot(
     }
   },
 );
+
+asRoot('the sockets of clients that are gone go, those of others stay', async () => {
+  const { place, clean } = setUp();
+  const [gone, there] = [
+    placeOfTunnel(place, 'b').socketPath,
+    placeOfTunnel(place, 'c').socketPath,
+  ];
+  const script =
+    "require('node:net').createServer().listen(process.argv[1], () => process.kill(process.pid, 'SIGKILL'))";
+  spawnSync(process.execPath, ['-e', script, gone]);
+  expect(existsSync(gone)).toBe(true);
+  const socket = await serveLocalSocket(there, { status: () => ({}) });
+  try {
+    expect(await clean()).toBe(0);
+    expect([existsSync(gone), existsSync(there)]).toEqual([false, true]);
+  } finally {
+    await socket.close();
+  }
+});
+
+asRoot('two at once do not undo the same journal', async () => {
+  const { place, clean, resolver } = setUp();
+  const other = acquireInstanceLock(place.runDirectory, 'cleanup');
+  await expect(clean()).rejects.toMatchObject({ code: 'ALREADY_RUNNING' });
+  expect(resolver()).toBe('ours');
+  other.release();
+  expect([await clean(), resolver()]).toEqual([0, 'as before']);
+});

@@ -15,6 +15,7 @@ import { Lockdowns, warnOfMissing } from '../../client/lockdown.ts';
 import { endLockdowns, restoreLockdowns } from '../../client/lockdown-commands.ts';
 import { placeOfTunnel } from '../../client/place.ts';
 import { Protection } from '../../client/protection.ts';
+import { VpnError } from '../../shared/errors.ts';
 import type { Output } from '../../shared/program.ts';
 import { Journal } from '../../shared/system/journal.ts';
 import { serveLocalSocket } from '../../shared/system/local-socket.ts';
@@ -37,7 +38,9 @@ function setUp() {
     if (program === 'nft' && args[0] === '-f') {
       const script = String(options?.input);
       const name = /^table inet (\S+)/m.exec(script)?.[1];
-      if (name === undefined) throw new Error('syntax error');
+      if (name === undefined || !String(options?.input).includes('  chain outgoing {')) {
+        throw new VpnError('COMMAND_FAILED', 'syntax error', { cause: new Error('nft') });
+      }
       tables.set(name, script);
     } else if (program === 'nft' && args[0] === 'delete') {
       tables.delete(args.at(-1)!);
@@ -99,9 +102,29 @@ asRoot('comes back after a reboot, and one that is damaged keeps no other away',
   await warnOfMissing(place.stateDirectory, output, run);
   expect(said.splice(0).join('\n')).toMatch(/this host is open: table inet culvert-lockdown-cvc1/);
   expect(await restoreLockdowns(place, output, run)).toBe(1);
-  expect(said.splice(0)).toHaveLength(1);
-  expect([...tables]).toEqual([[TABLE, before]]);
-  expect(await lockdowns.missing(run)).toEqual(['culvert-lockdown-a']);
+  expect(said.splice(0).join('\n')).toMatch(/culvert-lockdown-a is damaged: only tunnels lead out/);
+  expect(tables.get(TABLE)).toBe(before);
+  expect(await lockdowns.missing(run)).toEqual([]);
+});
+
+asRoot.each([
+  ['empty', () => ''],
+  [
+    'cut off behind the commands that make an empty table',
+    (text: string) => text.split('table inet')[0]! + text.split('\n')[1],
+  ],
+  ['cut off in a rule', (text: string) => text.slice(0, -40)],
+  ['not one that nft takes', (text: string) => text.replace('chain', 'chian')],
+])('fails closed when what was written down is %s, and is whole again', async (_what, damage) => {
+  const { tables, run, output, place, lockdowns, protection } = setUp();
+  await protection.begin();
+  await protection.end();
+  const file = join(place.stateDirectory, 'lockdown', `${TABLE}.nft`);
+  writeFileSync(file, damage(readFileSync(file, 'utf8')));
+  tables.clear();
+  expect(await restoreLockdowns(place, output, run)).toBe(1);
+  expect(tables.get(TABLE)).toMatch(/hook output priority 0[\s\S]*oifgroup[\s\S]*reject/);
+  expect(await lockdowns.restore(TABLE, run)).toBe(true);
 });
 
 asRoot('is not put back from what another user wrote', async () => {
@@ -109,9 +132,11 @@ asRoot('is not put back from what another user wrote', async () => {
   await protection.begin();
   tables.clear();
   chownSync(join(place.stateDirectory, 'lockdown', `${TABLE}.nft`), 65_534, 65_534);
+  const file = join(place.stateDirectory, 'lockdown', `${TABLE}.nft`);
+  writeFileSync(file, readFileSync(file, 'utf8').replace(/reject.*/g, 'accept'));
   expect(await restoreLockdowns(place, output, run)).toBe(1);
-  expect(said.join('\n')).toContain('belongs to another user');
-  expect(tables.size).toBe(0);
+  expect(said.join('\n')).toContain('is damaged');
+  expect(tables.get(TABLE)).toContain('reject');
 });
 
 asRoot('ends in the kernel and on disk, but not while its client runs', async () => {
@@ -133,6 +158,23 @@ asRoot('ends in the kernel and on disk, but not while its client runs', async ()
   tables.clear();
   expect(await endLockdowns(place, output, run)).toEqual([TABLE]);
   expect(readdirSync(join(place.stateDirectory, 'lockdown'))).toEqual([]);
+});
+
+asRoot('does not end while a client is silent that may be its own', async () => {
+  const { tables, run, output, place, protection } = setUp();
+  await protection.begin();
+  const frozen = await serveLocalSocket(placeOfTunnel(place, 'office').socketPath, {
+    status: () => new Promise(() => {}),
+  });
+  try {
+    await expect(endLockdowns(place, output, run)).rejects.toMatchObject({
+      code: 'NOT_ANSWERING',
+    });
+  } finally {
+    await frozen.close();
+  }
+  expect([...tables.keys()]).toEqual([TABLE]);
+  expect(readdirSync(join(place.stateDirectory, 'lockdown'))).toHaveLength(1);
 });
 
 test('has a unit that comes before the network and after what flushes tables', () => {

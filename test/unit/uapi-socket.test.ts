@@ -21,6 +21,7 @@ import type { DeviceView } from '../../shared/uapi/reply.ts';
 import type { DeviceChange } from '../../shared/uapi/request.ts';
 import {
   offerWireguardSocket,
+  removeDeadSockets,
   serveWireguardSocket,
   type WireguardSocket,
 } from '../../shared/uapi/socket.ts';
@@ -212,4 +213,21 @@ test('offered by a server or client shows the device and refuses changes', async
   expect(logged.trim().split('\n')).toHaveLength(1);
   expect(logged).toContain('wg show wg7');
   expect(await ask('get=1\n\n')).toContain('listen_port=6000');
+});
+
+test('what a killed program of ours left is removed, and nothing else', async () => {
+  const dead = async (name: string): Promise<string> => {
+    const server = createServer().listen(join(directory, 'other'));
+    await new Promise((resolve) => server.once('listening', resolve));
+    linkSync(join(directory, 'other'), join(directory, name));
+    await new Promise((resolve) => server.close(resolve));
+    return join(directory, name);
+  };
+  const [ours, foreign] = [await dead('cvc01ab9f.sock'), await dead('wg0.sock')];
+  const living = createServer().listen(join(directory, 'cvs01ab9f.sock'));
+  await new Promise((resolve) => living.once('listening', resolve));
+  expect(await removeDeadSockets(directory)).toEqual([ours]);
+  expect(readdirSync(directory).sort()).toEqual(['cvs01ab9f.sock', 'wg0.sock']);
+  expect(existsSync(foreign)).toBe(true);
+  living.close();
 });
