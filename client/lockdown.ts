@@ -120,7 +120,14 @@ async function isApplied(script: string, run: Run): Promise<boolean> {
 /** The least that a lockdown may be, which follows from its name: tunnels and nothing else. */
 function strictest(table: string): string {
   const device = table.slice(LOCKDOWN.length);
-  return protectionScript(table, { device, ownMark: null, addresses: [], ranges: [], lan: null });
+  return protectionScript(table, {
+    device,
+    ownMark: null,
+    addresses: [],
+    ranges: [],
+    kept: [],
+    lan: null,
+  });
 }
 
 /** Lockdowns that are in force on this host. Errors: COMMAND_FAILED, COMMAND_MISSING. */
