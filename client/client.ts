@@ -246,6 +246,8 @@ export class Client {
     this.#mtu.tick();
     this.#servers.tick();
     this.#hostSide?.follow(this.#servers.state);
+    const change = this.#dns?.keep(this.#host.clock.now()) ?? null;
+    if (change !== null) this.#options.log.warn(change);
   }
 
   #newServers(): Servers {
@@ -398,7 +400,9 @@ export class Client {
   async #applyDns(): Promise<string[]> {
     const all = this.#link.full || this.#options.traffic.netns !== null;
     const { leases, plan } = this.#link;
-    const state = await this.#dns?.apply(dnsWish(leases.lease?.dns, plan.dns, all));
+    const wish = dnsWish(leases.lease?.dns, plan.dns, all);
+    await this.#hostSide?.names(wish.everything && wish.servers.length > 0);
+    const state = await this.#dns?.apply(wish);
     return state?.problem ? [`name servers: ${state.problem}`] : [];
   }
 

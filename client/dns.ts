@@ -8,6 +8,7 @@ import { VpnError } from '../shared/errors.ts';
 import type { HostChange, Journal } from '../shared/system/journal.ts';
 import { commandFailure, type Run } from '../shared/system/run.ts';
 import { answersDns } from './dns-query.ts';
+import { KeptFile } from './kept-file.ts';
 import type { NameServers } from './lease.ts';
 
 export interface DnsWish extends NameServers {
@@ -34,7 +35,7 @@ export type DnsChange = HostChange | FileChange;
 
 export interface DnsOptions {
   readonly device: string;
-  readonly journal: Pick<Journal, 'apply' | 'replaceFile' | 'undo'>;
+  readonly journal: Pick<Journal, 'apply' | 'replaceFile' | 'replaceAgain' | 'undo'>;
   readonly run: Run;
   readonly asks?: (server: string) => Promise<boolean>;
   /** resolv.conf; tests bring another one. */
@@ -53,6 +54,8 @@ export class Dns {
   readonly #options: DnsOptions;
   readonly #file: string;
   #applied: number[] = [];
+  /** The plain file, when it is ours. */
+  #kept: KeptFile | null = null;
   #wish = '';
   #state: DnsState | null = null;
 
@@ -75,6 +78,7 @@ export class Dns {
     if (text === this.#wish) return this.#state;
     this.#wish = text;
     this.#state = null;
+    this.#kept = null;
     let keeper: ResolverKeeper | null = null;
     let problem: string | null = null;
     try {
@@ -88,6 +92,21 @@ export class Dns {
     }
     this.#state = { ...wish, keeper, problem };
     return this.#state;
+  }
+
+  /**
+   * Puts the plain file back when another program changed it; `now` in ms, a few times a second.
+   * Result: what is to be said of it. The state has a problem when the file is given up.
+   */
+  keep(now: number): string | null {
+    const look = this.#state === null ? null : (this.#kept?.look(now) ?? null);
+    if (look === null || this.#state === null) return null;
+    if (look === 'putBack') {
+      return `another program changed ${this.#file}; the tunnel's name servers are back in it`;
+    }
+    this.#kept = null;
+    this.#state = { ...this.#state, problem: look.problem };
+    return `names are not asked through the tunnel: ${look.problem}`;
   }
 
   /** Asks every server once whether it is there; its problem is in the result. Never rejects. */
@@ -121,13 +140,17 @@ export class Dns {
     for (const change of changes) {
       // Two that each put back what they found would leave the file of the one that is gone.
       if ('file' in change && startsWithNote(change.file)) throw new Error(taken(change.file));
-      const id =
-        'file' in change
-          ? journal.replaceFile(change.file, change.content)
-          : await journal.apply(change);
-      this.#applied.push(id);
+      this.#applied.push('file' in change ? this.#write(change) : await journal.apply(change));
     }
     return keeper;
+  }
+
+  #write({ file: path, content }: FileChange): number {
+    const { journal } = this.#options;
+    const id = journal.replaceFile(path, content);
+    const owned = (text: string) => (text.startsWith(NOTE) ? taken(path) : null);
+    this.#kept = new KeptFile({ path, content, id, journal, owned });
+    return id;
   }
 
   #forResolved({ servers, domains, everything }: DnsWish): HostChange[] {

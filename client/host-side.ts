@@ -120,6 +120,15 @@ export class HostSide {
     this.#tellClashes();
   }
 
+  /**
+   * The tunnel's name servers answer for every name, or not: under protection local networks are
+   * asked for none then. Errors: COMMAND_FAILED.
+   */
+  async names(everything: boolean): Promise<void> {
+    // Who is in the tunnel's namespace has servers of its own, and asks them inside.
+    await this.#protection?.set({ names: everything && this.#options.traffic.netns === null });
+  }
+
   /** Errors: NETWORK_CLASH. */
   check(network: Network, endpoint: string | null): Promise<void> {
     return this.#setup.check(network, endpoint, this.#mark);

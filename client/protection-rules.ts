@@ -29,6 +29,8 @@ export interface ProtectionFacts {
   readonly addresses: readonly string[];
   /** Ranges that are the tunnel's alone, whatever a local network says; no default routes. */
   readonly ranges: readonly string[];
+  /** The tunnel's name servers answer for every name, so that nobody else is asked. */
+  readonly names: boolean;
   /** Local networks that may be reached, `address/length`; null: none. */
   readonly lan: readonly string[] | null;
   /** Addresses in them that may be reached although they are in `ranges`, too. */
@@ -40,6 +42,8 @@ const QUERY_LIFETIME = '30s';
 
 /** What belongs to a local network beside its own ranges: link-local, and groups in it. */
 const ON_LINK = ['169.254.0.0/16', '224.0.0.0/24', '239.255.255.250', 'fe80::/10', 'ff02::/16'];
+/** Questions for names, plain and sealed (RFC 7858, RFC 9250). */
+const QUESTIONS = 'meta l4proto { tcp, udp } th dport { 53, 853 }';
 const REJECT = 'counter reject with icmpx type admin-prohibited';
 
 /** The local networks that may be reached: those in ranges for private use, and no other. */
@@ -76,7 +80,7 @@ export function innerAlone(addresses: readonly string[], view: HostView): string
 
 /** A script for `nft -f -`. */
 export function protectionScript(table: string, facts: ProtectionFacts): string {
-  const { device, ownMark, lan, ranges, kept } = facts;
+  const { device, ownMark, lan, names, ranges, kept } = facts;
   // A device is in the group once its tunnel is connected.
   const intoTunnels = `oifgroup ${TUNNEL_GROUP} accept`;
   const outgoing = [
@@ -88,6 +92,7 @@ export function protectionScript(table: string, facts: ProtectionFacts): string 
     'udp sport 68 udp dport 67 accept',
     'udp sport 546 udp dport 547 accept',
     'icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept',
+    ...(names ? [`${QUESTIONS} ${REJECT}`] : []),
     ...toEach(kept, 'accept'),
     ...toEach(ranges, REJECT),
     ...(lan === null ? [] : toEach([...lan, ...ON_LINK], 'accept')),

@@ -35,7 +35,10 @@ export interface ProtectionOptions {
   readonly lockdowns: Lockdowns | null;
 }
 
-interface Changeable extends Pick<ProtectionFacts, 'ownMark' | 'addresses' | 'ranges'> {
+/** What no longer holds when no client runs. */
+const CLOSED = { ownMark: null, addresses: [], names: false } as const;
+
+interface Changeable extends Pick<ProtectionFacts, 'ownMark' | 'addresses' | 'ranges' | 'names'> {
   /** Name servers of the tunnel. */
   readonly nameServers: readonly string[];
 }
@@ -44,7 +47,7 @@ export class Protection {
   readonly #options: ProtectionOptions;
   readonly #table: string;
   #state: ProtectionState = 'connecting';
-  #facts: Changeable = { ownMark: null, addresses: [], ranges: [], nameServers: [] };
+  #facts: Changeable = { ...CLOSED, ranges: [], nameServers: [] };
   #script = '';
   #ended = false;
   /** One change of the rules after the other. */
@@ -132,12 +135,12 @@ export class Protection {
     this.#ended = true;
     this.#state = 'disconnected';
     await this.#work.catch(() => {});
-    if (this.#options.lockdowns !== null) await this.set({ ownMark: null, addresses: [] });
+    if (this.#options.lockdowns !== null) await this.set(CLOSED);
   }
 
   /** A lockdown, as it is to be when no client runs. */
   async #writeDown(): Promise<void> {
-    const closed = { ...this.#facts, ownMark: null, addresses: [] };
+    const closed = { ...this.#facts, ...CLOSED };
     this.#options.lockdowns?.write(this.#table, await this.#text(closed));
   }
 

@@ -69,8 +69,18 @@ export function replaceFile(path: string, content: Buffer, folders: readonly str
 }
 
 /**
+ * What is to be put back when `ours` replaces again what somebody made of it: a whole file that
+ * another program wrote is newer than `before`. One that is missing, or cut short, is none.
+ */
+export function newerFormer(path: string, before: FormerFile, ours: Buffer): FormerFile {
+  const now = readFormer(path);
+  if (now.kind !== 'file') return before;
+  return startsWith(ours, Buffer.from(now.base64, 'base64')) ? before : now;
+}
+
+/**
  * Puts back what was there before replaceFile() put `ours`. A file that somebody else has written
- * meanwhile is left alone: it is newer than what we remember.
+ * meanwhile is left alone: it is newer than what we remember. One that was removed comes back.
  */
 export function restoreFile(
   path: string,
@@ -84,12 +94,13 @@ export function restoreFile(
   // In place a crash may have left the beginning of either text.
   const stillOurs = text !== null && [ours, former].some((t) => startsWith(t, text));
   if (stillOurs) {
-    if (before.kind === 'file') put(path, Buffer.from(before.base64, 'base64'), before);
+    if (before.kind === 'file') put(path, former, before);
     else rmSync(path);
     if (before.kind === 'link') symlinkSync(before.target, path);
-  } else if (now.kind === 'missing' && before.kind === 'link') {
-    // Killed between the two steps above.
-    symlinkSync(before.target, path);
+  } else if (now.kind === 'missing') {
+    // Somebody removed ours, or we were killed between the two steps above.
+    if (before.kind === 'link') symlinkSync(before.target, path);
+    if (before.kind === 'file') put(path, former, before);
   }
   for (const folder of folders.toReversed()) removeIfEmpty(folder);
 }

@@ -16,7 +16,14 @@ import {
 import { dirname } from 'node:path';
 import { z } from 'zod';
 import { VpnError } from '../errors.ts';
-import { formerFile, missingFolders, readFormer, replaceFile, restoreFile } from './file-change.ts';
+import {
+  formerFile,
+  missingFolders,
+  newerFormer,
+  readFormer,
+  replaceFile,
+  restoreFile,
+} from './file-change.ts';
 import { makeDirectory } from './make-directory.ts';
 import { readOwnFile } from './own-file.ts';
 import { commandFailure, type Run, run } from './run.ts';
@@ -144,6 +151,24 @@ export class Journal {
       return id;
     } catch (cause) {
       throw refused(`cannot replace ${path}`, cause);
+    }
+  }
+
+  /**
+   * Puts our file where replaceFile() put it once more: somebody has changed it. What they wrote
+   * is recorded first, as what undo() puts back from then on. Errors: HOST_REFUSED, STATE_UNUSABLE.
+   */
+  replaceAgain(id: number): void {
+    const entry = this.#entries.find((e) => e.id === id);
+    if (!entry || !('file' in entry)) return;
+    const { file, folders } = entry;
+    const ours = Buffer.from(entry.ours, 'base64');
+    try {
+      entry.before = newerFormer(file, entry.before, ours);
+      this.#write();
+      replaceFile(file, ours, folders);
+    } catch (cause) {
+      throw refused(`cannot replace ${file}`, cause);
     }
   }
 

@@ -3,10 +3,19 @@
  * resolv.conf is a bind mount in the namespace, as in containers, or the own one of a namespace
  * that the client made.
  *
- *   a eth0 10.77.1.2 ---- 10.77.1.1 s1 server: tun 192.168.1.1, a name server there
+ *   a eth0 10.77.1.2 ---- 10.77.1.1 s1 server: tun 192.168.1.1, a name server there, and one on s1
  */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { inNet } from './harness.ts';
@@ -15,6 +24,7 @@ import { startNameServer } from './name-server.ts';
 import { Program } from './program.ts';
 import { layStar } from './topology.ts';
 import { Client, commandLine, PORT, Server } from './vpn.ts';
+import { eventually } from './waiting.ts';
 
 const BEFORE = '# before\nnameserver 192.0.2.53\noptions timeout:1 attempts:1\n';
 
@@ -111,5 +121,90 @@ test('programs in the namespace of a tunnel ask inside, and the files of the hos
     } finally {
       if (gone().includes(true)) execFileSync('sh', ['-c', `rm -rf ${own}; ip netns del ${name}`]);
     }
+  });
+});
+
+/** Runs a program with a folder of the test in place of /etc: files in it can be renamed and removed. */
+const IN_ETC = 'mount --bind "$0" /etc && exec "$@"';
+
+test('other programs write, remove and replace resolv.conf: names go on being asked inside', async () => {
+  await inNet(['server', 'a'], async (net) => {
+    layStar(net, ['a']);
+    const config = join(net.directory, 'server.yaml');
+    writeFileSync(config, 'push: { dns: [192.168.1.1] }\n');
+    const server = await new Server(net).start('--config', config);
+    await startNameServer(net, 'server', '192.168.1.1', '10.9.9.9');
+    const { program: router } = await startNameServer(net, 'server', '10.77.1.1', '10.8.8.8');
+    const client = new Client(net, 'a');
+    await client.enrol(await server.invite('a', 1));
+    await client.program?.stop();
+
+    const dhcp = (round: number) =>
+      `# ${round}\nnameserver 10.77.1.1\noptions timeout:1 attempts:1\n`;
+    const etcFolder = (name: string) => {
+      const folder = join(net.directory, name);
+      mkdirSync(folder);
+      for (const own of ['passwd', 'group', 'nsswitch.conf', 'ld.so.cache', 'ssl']) {
+        if (existsSync(join('/etc', own)))
+          cpSync(join('/etc', own), join(folder, own), { recursive: true });
+      }
+      writeFileSync(join(folder, 'resolv.conf'), dhcp(0));
+      return folder;
+    };
+    // Two hosts' files: the client's, and one that nobody changes.
+    const [etc, lan] = [etcFolder('etc'), etcFolder('lan')];
+    const file = join(etc, 'resolv.conf');
+    const text = () => readFileSync(file, 'utf8');
+    const { flags } = client.instance;
+    const inEtc = (...args: string[]) => ['-c', IN_ETC, etc, ...commandLine('client', args).flat()];
+    const connect = async (...options: string[]) => {
+      const args = inEtc('connect', `10.77.1.1:${PORT}`, ...flags, ...options);
+      const program = net.start('a', 'sh', args);
+      await program.says(/✓ dns {8}192\.168\.1\.1 for every name, by file\n[\s\S]*connected:/);
+      return program;
+    };
+    const asked = async (folder: string, name: string) => {
+      const args = ['-c', IN_ETC, folder, 'getent', 'ahostsv4', name];
+      return (await net.run('a', 'sh', args)).stdout.split(' ')[0];
+    };
+    const back = () => eventually('ours is back', 5_000, () => text().includes('192.168.1.1'));
+
+    expect(await asked(lan, 'before.example')).toBe('10.8.8.8');
+    const first = await connect('--full', '--protect');
+    expect(await asked(etc, 'inside.example')).toBe('10.9.9.9');
+    expect(await asked(lan, 'refused.example')).toBe('');
+
+    writeFileSync(file, dhcp(1));
+    await back();
+    await first.says(/another program changed \/etc\/resolv\.conf/);
+    expect(await asked(etc, 'rewritten.example')).toBe('10.9.9.9');
+    rmSync(file);
+    await back();
+    expect((await client.command('status')).code).toBe(0);
+    expect((await client.command('disconnect')).code).toBe(0);
+    expect(text()).toBe(dhcp(1));
+    expect(await asked(lan, 'after.example')).toBe('10.8.8.8');
+
+    // Killed after that, with the file gone: what DHCP wrote last comes back.
+    const second = await connect('--full');
+    writeFileSync(file, dhcp(2));
+    await back();
+    await second.kill();
+    rmSync(file);
+    await net.must('a', 'sh', inEtc('cleanup', ...flags));
+    expect(text()).toBe(dhcp(2));
+
+    // Another resolver has taken over: this is said, and its link stays.
+    const third = await connect('--full');
+    rmSync(file);
+    symlinkSync('stub.conf', file);
+    await third.says(/not asked through the tunnel: .*a link to stub\.conf now/);
+    const { code, stdout } = await client.command('status');
+    expect(code).toBe(9);
+    expect(JSON.parse(stdout).dns.problem).toMatch(/is a link/);
+    expect((await client.command('disconnect')).code).toBe(0);
+    expect(readlinkSync(file)).toBe('stub.conf');
+    expect(router.stdout).toContain('asked before.example 1');
+    expect(router.stdout).not.toMatch(/inside|refused|rewritten/);
   });
 });

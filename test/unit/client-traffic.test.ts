@@ -133,6 +133,7 @@ const FACTS: ProtectionFacts = {
   ownMark: null,
   addresses: ['10.8.0.2'],
   ranges: ['10.8.0.0/24', '10.0.0.0/8'],
+  names: false,
   lan: ['192.168.1.0/24', '169.254.0.0/16'],
   kept: [],
 };
@@ -181,6 +182,14 @@ test('protection lets out what is sealed, whoever sealed it, and closes with a r
     'ip daddr <10.0.0.0/8> counter reject with icmpx type admin-prohibited',
   );
   expect(outgoing({ lan: null }).join('\n')).not.toMatch(/192\.168/);
+  // Before the local networks, and after our own look-ups and the tunnels.
+  const questions = 'meta l4proto <tcp, udp> th dport <53, 853> counter reject';
+  expect(outgoing({}).join('\n')).not.toContain('dport <53');
+  const all = outgoing({ names: true, kept: ['10.0.0.1'] });
+  const at = all.findIndex((line) => line.startsWith(questions));
+  expect(at).toBeGreaterThan(all.indexOf('meta mark 12373 meta l4proto udp accept'));
+  expect(at).toBeLessThan(all.findIndex((line) => line.includes('192.168.1.0/24')));
+  expect(at).toBeLessThan(all.findIndex((line) => line.includes('10.0.0.1/32')));
 });
 
 test('what the host lives on in its local network is let out before the ranges of the tunnel', () => {
