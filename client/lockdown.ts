@@ -125,6 +125,7 @@ function strictest(table: string): string {
     ownMark: null,
     addresses: [],
     ranges: [],
+    names: false,
     kept: [],
     lan: null,
   });
