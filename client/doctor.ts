@@ -49,8 +49,9 @@ const KNOCK_MS = 700;
 /** All findings, in order; checks that make no sense after a failure are left out. */
 export async function examine(options: DoctorOptions): Promise<Finding[]> {
   const { place } = options;
-  const found = [privileges(), ...(await programs(options.run)), clock(), leftovers(place)];
   const clients = await readStatus(place, undefined).catch(() => []);
+  const found = [privileges(), ...(await programs(options.run)), clock()];
+  found.push(leftovers(place, new Set(clients.map((client) => client.tunnel))));
   const running = answering(clients);
   found.push(...(await lockdowns(place, options.run, running)));
   found.push(...clients.map((client) => (isSilent(client) ? silent(client) : tunnel(client))));
@@ -104,17 +105,17 @@ function clock(): Finding {
   );
 }
 
-/** A journal is there while a client runs, and after one was killed. */
-function leftovers(place: Place): Finding {
+/** A journal of a tunnel that none of the clients `running` has is one of a client that was killed. */
+function leftovers(place: Place, running: ReadonlySet<string>): Finding {
   let journals: string[];
   try {
-    journals = tunnelsWithJournal(place);
+    journals = tunnelsWithJournal(place).filter((tunnel) => !running.has(tunnel));
   } catch (error) {
     return failed('leftovers', error);
   }
   if (journals.length === 0) return good('leftovers', 'nothing was left behind');
-  const text = `changed by ${journals.join(', ')}: still up, or killed`;
-  return unknown('leftovers', text, 'When it is not running: `vpn-client cleanup`.');
+  const text = `this host is still changed by ${journals.join(', ')}, which was killed or just begins`;
+  return unknown('leftovers', text, 'Run `vpn-client cleanup`, or connect again.');
 }
 
 /** What clients that are gone left locked, and what is to be locked and is not. */

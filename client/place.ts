@@ -59,14 +59,15 @@ const DIGITS = 8;
 
 /**
  * Last part of a path, a profile's or that of a server's folder, as the name of a tunnel: fit for
- * a file. One that would lose its letters or its end has digits made from all of it instead, so
- * that it differs from others that lose the same.
+ * a file and an argument. One that would lose a character or its end has digits made from all of
+ * it instead, so that it differs from others that lose the same. Colons of an IPv6 address are no
+ * loss: nothing else is written so.
  */
 export function tunnelNameOf(path: string): string {
   const whole = basename(path).replace(/\.conf$/, '');
-  const plain = whole.replace(/[^\w.-]/gu, '_');
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: everything that is not ASCII is meant.
-  if (plain.length <= NAME_LENGTH && /^[\x00-\x7f]*$/.test(whole)) return plain || 'profile';
+  const plain = whole.replace(/[^\w.-]/gu, '_').replace(/^[.-]/, '_');
+  const isKept = plain === whole.replace(/:/g, '_');
+  if (isKept && plain !== '' && plain.length <= NAME_LENGTH) return plain;
   const digits = toHex(hash(new TextEncoder().encode(whole))).slice(0, DIGITS);
   return `${plain.slice(0, NAME_LENGTH - DIGITS - 1)}-${digits}`;
 }

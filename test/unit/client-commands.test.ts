@@ -32,9 +32,15 @@ test('tunnels whose names differ in letters beyond ASCII, or at the end alone, a
   expect(new Set(names).size).toBe(6);
   for (const name of names) expect(name).toMatch(/^[\w.-]{1,39}-[0-9a-f]{8}$/);
   expect(names[0]).toMatch(/^m_nchen-/);
+  const same = ['x y.conf', 'x_y.conf', 'x+y.conf'].map(tunnelNameOf);
+  expect(new Set(same).size).toBe(3);
+  // No option, no hidden file.
+  for (const name of ['-rf.conf', '.conf.conf', '..']) expect(tunnelNameOf(name)).toMatch(/^\w/);
   // As they always were.
-  const stable = [long, 'my office.conf', 'a+b', 'vpn.example.org_6000'].map(tunnelNameOf);
-  expect(stable).toEqual([long, 'my_office', 'a_b', 'vpn.example.org_6000']);
+  const stable = [long, 'office.conf', 'vpn.example.org_6000', '2001:db8::1_6000'].map(
+    tunnelNameOf,
+  );
+  expect(stable).toEqual([long, 'office', 'vpn.example.org_6000', '2001_db8__1_6000']);
 });
 
 test('an address that cannot be one is refused with the reason', async () => {

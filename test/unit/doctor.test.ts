@@ -12,7 +12,9 @@ import {
   type Finding,
 } from '../../client/doctor.ts';
 import { Lockdowns } from '../../client/lockdown.ts';
+import { placeOfTunnel } from '../../client/place.ts';
 import { VpnError } from '../../shared/errors.ts';
+import { serveLocalSocket } from '../../shared/system/local-socket.ts';
 import type { Run } from '../../shared/system/run.ts';
 
 let folder: string;
@@ -84,6 +86,23 @@ test('a lockdown that stayed is named, and the way out of it', async () => {
   expect(found?.text).toContain('culvert-lockdown-cvc1');
   expect(found?.fix).toContain('vpn-client unlock');
   expect(others).toEqual([]);
+});
+
+test('what a running client has changed was not left behind', async () => {
+  const place = placeOfTunnel(
+    { stateDirectory: folder, runDirectory: join(folder, 'run') },
+    'office',
+  );
+  writeFileSync(place.journalPath, '[]');
+  const running = await serveLocalSocket(place.socketPath, {
+    status: () => ({ tunnel: 'office', state: 'connected', server: {}, clashes: [], dns: null }),
+  });
+  try {
+    expect(about(await findings(), 'leftovers')).toEqual(['good: nothing was left behind']);
+  } finally {
+    await running.close();
+  }
+  expect(about(await findings(), 'leftovers')[0]).toMatch(/office, which was killed/);
 });
 
 test('what is wrong is named with what to type, and the first of it is the exit code', async () => {

@@ -13,6 +13,7 @@ import { generatePrivateKey, keyToBase64, publicKeyOf } from '../../keys/keypair
 import type { Lease } from '../../shared/control/messages.ts';
 import type { Logger } from '../../shared/log.ts';
 import type { Output } from '../../shared/program.ts';
+import { serveLocalSocket } from '../../shared/system/local-socket.ts';
 
 const LEASE: Lease = {
   ...{
@@ -113,4 +114,15 @@ test('the doctor looks for every server of a list, and every peer of a profile',
   const own = `[Interface]\nPrivateKey = ${keyToBase64(generatePrivateKey())}\n`;
   writeFileSync(file, `${own}${peer('one.example')}${peer('two.example')}`, { mode: 0o600 });
   expect(hosts(file)).toEqual(['one.example', 'two.example']);
+});
+
+test('there is no plan for a tunnel that is up', async () => {
+  remember('a.example');
+  const { socketPath } = placeOfTunnel(place(), 'a.example_6000');
+  const running = await serveLocalSocket(socketPath, { status: () => ({}) });
+  try {
+    await expect(plan('a.example:6000')).rejects.toMatchObject({ code: 'ALREADY_RUNNING' });
+  } finally {
+    await running.close();
+  }
 });
