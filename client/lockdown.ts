@@ -17,7 +17,7 @@ import { protectionScript } from './protection-rules.ts';
 /** Name of the table of a device: this and the device. */
 export const LOCKDOWN = 'culvert-lockdown-';
 
-const FILE = /^(culvert-lockdown-[^/]{1,15})\.nft$/;
+const FILE = /^(culvert-lockdown-[\w.=+-]{1,15})\.nft$/;
 
 export class Lockdowns {
   readonly #directory: string;
@@ -84,7 +84,10 @@ export class Lockdowns {
     // One that is cut off may be a good script of another meaning: that of an empty table.
     const strict = strictest(table);
     const start = strict.slice(0, strict.indexOf('{'));
-    const whole = file.text.startsWith(start) && file.text.endsWith('\n}\n');
+    const whole =
+      file.text.startsWith(start) &&
+      file.text.includes('hook output') &&
+      file.text.endsWith('\n}\n');
     return file.ours && whole ? file.text : null;
   }
 
@@ -127,6 +130,7 @@ function strictest(table: string): string {
     ranges: [],
     names: false,
     kept: [],
+    names: false,
     lan: null,
   });
 }
