@@ -176,7 +176,10 @@ export class Client {
     const { run, lookUp } = this.#host;
     const mark = plan.fwmark;
     const { place } = options;
-    const hostSide = new HostSide({ device, place, traffic, mark, run, lookUp, log });
+    const hostSide = new HostSide({
+      ...{ device, place, traffic, mark, run, lookUp, log },
+      tell: (text) => this.#tell(text),
+    });
     this.#hostSide = hostSide;
     await hostSide.prepare(traffic.full !== 'no' || (plan.network?.defaults ?? []).length > 0);
     this.#opened = this.#engine.open({
@@ -313,8 +316,7 @@ export class Client {
         this.#options.onStage(action.stage, action.text);
         break;
       case 'note':
-        if (this.#since === null) this.#options.onNote(action.text);
-        else this.#options.log[action.good ? 'info' : 'warn'](action.text);
+        this.#tell(action.text, action.good);
         break;
       case 'ready':
         this.#ready();
@@ -325,6 +327,12 @@ export class Client {
       default:
         action satisfies never;
     }
+  }
+
+  /** To who waits for the connection; to the log once it stands. */
+  #tell(text: string, good = false): void {
+    if (this.#since === null) this.#options.onNote(text);
+    else this.#options.log[good ? 'info' : 'warn'](text);
   }
 
   #resolve(endpoints: TunnelPlan['endpoints']) {
@@ -422,8 +430,9 @@ export class Client {
     const network = this.#network;
     if (network === null) return;
     await this.#checkNames();
-    await this.#hostSide?.check(network, this.#link.outer[0] ?? null);
-    const whom = network.serverAddress ?? 'the network';
+    const reached = await this.#hostSide?.check(network, this.#link.outer[0] ?? null);
+    const { serverAddress: server } = network;
+    const whom = server === null ? 'the network' : reached ? server : `all but ${server}`;
     this.#link.input({ type: 'checked', text: `${whom} through ${this.#opened?.device}` });
   }
 

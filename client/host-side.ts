@@ -27,6 +27,8 @@ export interface HostSideOptions {
   readonly run: Run;
   readonly lookUp: LookUp;
   readonly log: Logger;
+  /** What the user has to know, one sentence. */
+  readonly tell: (text: string) => void;
 }
 
 /** A second: how long rules may be missing that somebody else removed. */
@@ -129,8 +131,8 @@ export class HostSide {
     await this.#protection?.set({ names: everything && this.#options.traffic.netns === null });
   }
 
-  /** Errors: NETWORK_CLASH. */
-  check(network: Network, endpoint: string | null): Promise<void> {
+  /** Result: the server's inner address is reached through the tunnel. Errors: NETWORK_CLASH. */
+  check(network: Network, endpoint: string | null): Promise<boolean> {
     return this.#setup.check(network, endpoint, this.#mark);
   }
 
@@ -171,7 +173,7 @@ export class HostSide {
 
   #tellClashes(): void {
     for (const clash of this.#setup.clashes) {
-      if (!this.#said.has(clash)) this.#options.log.warn(clash);
+      if (!this.#said.has(clash)) this.#options.tell(clash);
       this.#said.add(clash);
     }
   }

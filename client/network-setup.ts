@@ -225,12 +225,14 @@ export class NetworkSetup {
 
   /**
    * Asks the kernel whether packets go where they should: to the server's inner address through
-   * the tunnel, to its `endpoint` (underlay address) not. Errors: NETWORK_CLASH.
+   * the tunnel, to its `endpoint` (underlay address) not. Result: the first was asked; it is not
+   * where the local network keeps that address. Errors: NETWORK_CLASH.
    */
-  async check(network: Network, endpoint: string | null, mark: number): Promise<void> {
+  async check(network: Network, endpoint: string | null, mark: number): Promise<boolean> {
     const { device } = this.#options;
     const { serverAddress } = network;
-    if (serverAddress !== null && !this.#overlap.kept.includes(serverAddress)) {
+    const inside = serverAddress !== null && !this.#overlap.kept.includes(serverAddress);
+    if (inside) {
       const inner = await routeTo(serverAddress, {}, this.#inside);
       if (inner?.device !== device) {
         const other = inner ? `leads to ${inner.device}` : 'does not exist';
@@ -240,7 +242,7 @@ export class NetworkSetup {
         );
       }
     }
-    if (endpoint === null) return;
+    if (endpoint === null) return inside;
     const outer = await routeTo(endpoint, { mark }, this.#outside);
     if (outer?.device === device) {
       throw new VpnError(
@@ -248,6 +250,7 @@ export class NetworkSetup {
         `the server's own address ${endpoint} would be reached through the tunnel`,
       );
     }
+    return inside;
   }
 
   /** Takes everything back, newest first. Result: what could not be undone. */

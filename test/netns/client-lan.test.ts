@@ -49,6 +49,8 @@ test('a local network with the addresses of the tunnel stays, and the tunnel wor
     const a = new Client(net, 'a');
     await a.enrol(await invite('a', 1));
     await a.program?.says(/connected:/);
+    await a.program?.says(/! 192\.168\.1\.0\/24 is the local network of eth0, too/);
+    await a.program?.says(/check +all but 192\.168\.1\.1 through cvc/);
 
     const way = (address: string) => net.ip('a', 'route', 'get', address);
     expect(way('192.168.1.1')).toMatch(/dev eth0/);

@@ -160,7 +160,8 @@ test('without arguments the only server remembered is meant', () => {
 });
 
 const OWN = generatePrivateKey();
-const PEER = `[Peer]\nPublicKey = ${keyToBase64(publicKeyOf(generatePrivateKey()))}\n`;
+const section = () => `[Peer]\nPublicKey = ${keyToBase64(publicKeyOf(generatePrivateKey()))}\n`;
+const [PEER, OTHER_PEER] = [section(), section()];
 function profile(text: string, mode = 0o600): string {
   const path = join(folder, 'office.conf');
   rmSync(path, { force: true });
@@ -170,7 +171,7 @@ function profile(text: string, mode = 0o600): string {
 
 test('a profile file gives addresses and the routes that the addresses do not cover', () => {
   const path = profile(
-    `Address = 10.0.0.2/24, fd00::2/64\nListenPort = 6000\nFwMark = 5\nDNS = 10.0.0.1, corp.example\n${PEER}AllowedIPs = 10.0.0.0/24, 10.0.0.7, fd00::/64, 10.5.3.9/16\n${PEER.replace(/= ./, '= b')}Endpoint = [fd00:1::1]:1\nAllowedIPs = 10.5.0.0/16\n`,
+    `Address = 10.0.0.2/24, fd00::2/64\nListenPort = 6000\nFwMark = 5\nDNS = 10.0.0.1, corp.example\n${PEER}AllowedIPs = 10.0.0.0/24, 10.0.0.7, fd00::/64, 10.5.3.9/16\n${OTHER_PEER}Endpoint = [fd00:1::1]:1\nAllowedIPs = 10.5.0.0/16\n`,
   );
   const plan = planTunnel(choose(path).target);
   expect(plan).toMatchObject({
