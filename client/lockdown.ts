@@ -130,7 +130,6 @@ function strictest(table: string): string {
     ranges: [],
     names: false,
     kept: [],
-    names: false,
     lan: null,
   });
 }
