@@ -98,8 +98,11 @@ const INTERFACE_KEYS: Readonly<Record<string, (draft: Draft, value: string) => v
       if (address !== null && !item.includes('/') && isOnHostOrLink(address)) {
         throw new Complaint('is no name server that a tunnel leads to', 'PROFILE_INVALID', item);
       }
+      const name = inAscii(item);
       if (isIP(item)) d.dns.push(item);
-      else d.domains.push(inAscii(item));
+      // Digits of another script may come out as an address.
+      else if (name !== '' && !isIP(name)) d.domains.push(name);
+      else throw new Complaint('is neither an address nor a domain', 'PROFILE_INVALID', item);
     }
   },
   MTU: (d, v) => {

@@ -212,6 +212,13 @@ test.each(['127.0.0.1', '0.0.0.0', '239.1.2.3', '255.255.255.255', '::1', '::', 
 test('search domains in other scripts become what name servers know', () => {
   const profile = parseProfile('[Interface]\nDNS = 10.0.0.1, bücher.example, corp\n', 'p');
   expect(profile.domains).toEqual(['xn--bcher-kva.example', 'corp']);
+  // The last one would come out as 10.0.0.3.
+  for (const none of ['corp\ufffd', 'ex ämple', '１０.3']) {
+    const text = `[Interface]\nDNS = 10.0.0.1, ${none}\n`;
+    expect(() => parseProfile(text, 'p')).toThrow(
+      `p:2: DNS "${none}" is neither an address nor a domain`,
+    );
+  }
 });
 
 test('a bad range is named once, and alone', () => {
