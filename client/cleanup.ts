@@ -34,11 +34,9 @@ async function undoAll(place: Place, lockdown: boolean, output: Output): Promise
   const undone: string[] = [];
   const failed: string[] = [];
   for (const tunnel of await stoppedOf(place, tunnels, output)) {
-    const journal = openJournal(placeOfTunnel(place, tunnel).journalPath, output);
-    if (journal === null) {
-      failed.push(`the journal of ${tunnel}`);
-      continue;
-    }
+    const { journal, whole } = openJournal(placeOfTunnel(place, tunnel).journalPath, output);
+    if (!whole) failed.push(`what cannot be read of the journal of ${tunnel}`);
+    if (journal === null) continue;
     const before = journal.pending;
     for (const { what, error } of await journal.undoAll()) {
       failed.push(what);
@@ -51,7 +49,8 @@ async function undoAll(place: Place, lockdown: boolean, output: Output): Promise
   const ended = lockdown ? await endLockdowns(place, output) : [];
   undone.push(...ended.map((table) => `lockdown ${table}`));
   const text = undone.map((what) => `undone: ${what}`).join('\n');
-  output.facts({ undone, failed }, text || 'nothing to undo');
+  const nothing = failed.length === 0 ? 'nothing to undo' : 'undone: nothing';
+  output.facts({ undone, failed }, text || nothing);
   if (!lockdown) await hintAtLockdown(place, output);
   return failed.length === 0 ? ExitCode.ok : ExitCode.other;
 }
@@ -63,15 +62,24 @@ async function hintAtLockdown(place: Place, output: Output): Promise<void> {
   if (tables.length > 0) output.talk('this host is locked down; `vpn-client unlock` ends it');
 }
 
-/** null, with a warning: it is damaged; the journals of others are good all the same. */
-function openJournal(path: string, output: Output): Journal | null {
+/** Of a damaged journal what can be read, with a warning; the journals of others are good all the same. */
+function openJournal(
+  path: string,
+  output: Output,
+): { readonly journal: Journal | null; readonly whole: boolean } {
   try {
-    return new Journal(path);
+    return { journal: new Journal(path), whole: true };
   } catch (error) {
     if (!(error instanceof VpnError) || error.code !== 'STATE_UNUSABLE') throw error;
     output.warn(error.message);
-    return null;
   }
+  const journal = Journal.salvage(path);
+  if (journal !== null) {
+    output.warn(
+      `what can be read of it is undone; all of it is in ${path}.damaged: compare /etc/resolv.conf, \`ip rule\` and \`nft list tables\` with it`,
+    );
+  }
+  return { journal, whole: false };
 }
 
 /** Removes the control sockets of clients that are gone. Result: their paths. */

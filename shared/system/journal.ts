@@ -90,6 +90,27 @@ export class Journal {
     this.#nextId = this.#entries.reduce((highest, e) => Math.max(highest, e.id), 0) + 1;
   }
 
+  /**
+   * A damaged journal with what can be read of it, from its beginning; the file as it was is set
+   * aside as PATH.damaged. null: it cannot be read at all, or is another user's. Errors of the
+   * system when the directory cannot be written.
+   */
+  static salvage(path: string, runner: Run = run): Journal | null {
+    let file: ReturnType<typeof readOwnFile>;
+    try {
+      file = readOwnFile(path);
+    } catch {
+      return null;
+    }
+    if (!file.ours) return null;
+    const entries = readableEntries(file.text);
+    renameSync(path, `${path}.damaged`);
+    const journal = new Journal(path, runner);
+    journal.#entries = entries;
+    journal.#write();
+    return journal;
+  }
+
   /** What is applied now and would be undone, oldest first. */
   get pending(): readonly string[] {
     return this.#entries.map((entry) => entry.what);
@@ -302,6 +323,19 @@ function readEntries(path: string): Entry[] {
     // Reported below.
   }
   throw new VpnError('STATE_UNUSABLE', `the journal ${path} is damaged`, {
-    hint: 'Undo by hand what it lists, then remove it.',
+    hint: 'Run `vpn-client cleanup`: it undoes what can be read. For a server undo by hand what it lists, then remove it.',
   });
+}
+
+/** The longest beginning of a list that is whole. */
+function readableEntries(text: string): Entry[] {
+  for (let end = text.lastIndexOf('}'); end > 0; end = text.lastIndexOf('}', end - 1)) {
+    try {
+      const entries = z.array(entrySchema).safeParse(JSON.parse(`${text.slice(0, end + 1)}]`));
+      if (entries.success) return entries.data;
+    } catch {
+      // It ends within an entry.
+    }
+  }
+  return [];
 }

@@ -40,6 +40,23 @@ asRoot('a damaged journal keeps nobody else from being cleaned up', async () => 
   writeFileSync(placeOfTunnel(place, 'a').journalPath, '{damaged');
   expect([await clean(), resolver()]).toEqual([1, 'as before']);
   expect(said[0]).toMatch(/client-a\.journal is damaged/);
+  expect(await clean()).toBe(0);
+});
+
+asRoot.each([
+  ['its end', (text: string) => text.slice(0, -20)],
+  ['its end, and something else is there', (text: string) => `${text.slice(0, -20)}garbage\n`],
+])('of a journal that has lost %s, the beginning is undone', async (_what, damage) => {
+  const { place, said, clean, resolver } = setUp();
+  const { journalPath } = placeOfTunnel(place, 'b');
+  new Journal(journalPath).replaceFile(join(folder, 'hosts'), 'ours');
+  const damaged = damage(readFileSync(journalPath, 'utf8'));
+  writeFileSync(journalPath, damaged);
+  expect([await clean(), resolver()]).toEqual([1, 'as before']);
+  expect(said.join('\n')).toMatch(/what can be read of it is undone/);
+  expect(readFileSync(`${journalPath}.damaged`, 'utf8')).toBe(damaged);
+  // The way is free for the next connection.
+  expect(new Journal(journalPath).pending).toEqual([]);
 });
 
 asRoot(
