@@ -132,6 +132,7 @@ export class Client {
       opened: this.#opened,
       peer: this.#link.peer,
       network: this.#network,
+      full: this.#hostSide?.isFull ?? false,
       name: this.#link.keys.name,
       publicKey: this.#engine.publicKey,
       serverPublicKey: this.#link.plan.serverPublicKey,

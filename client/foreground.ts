@@ -14,7 +14,7 @@ import { Client } from './client.ts';
 import type { ClientOptions } from './client-options.ts';
 import { thisHost } from './host.ts';
 import { readClosures } from './protection.ts';
-import type { ClientStatus } from './status.ts';
+import { type ClientStatus, namesBeside } from './status.ts';
 
 /** Exit codes of shells for a program that a signal ended. */
 const SIGNAL_EXIT = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
@@ -55,6 +55,8 @@ export async function runClient(options: ForegroundOptions, output: Output): Pro
       },
       onNote: (text) => talk('yellow !', text),
       onReady: (status) => {
+        const beside = namesBeside(status);
+        if (beside !== null) talk('yellow !', beside);
         const line = connectedLine(status);
         if (report) output.print(JSON.stringify({ talk: line }));
         else output.talk(line);
@@ -105,9 +107,9 @@ async function withClosures(reason: VpnError): Promise<VpnError> {
 }
 
 /** The last line of a successful connect. */
-function connectedLine({ addresses, mtu, device, routes }: ClientStatus): string {
+function connectedLine({ addresses, mtu, device, routes, full }: ClientStatus): string {
   const networks = addresses.map((text) => networkText(parseCidr(text)!));
-  const through = [...new Set([...networks, ...routes])].join(', ');
+  const through = full ? 'everything' : [...new Set([...networks, ...routes])].join(', ');
   const own = addresses.join(', ') || 'no address';
   return `connected: ${own}, MTU ${mtu}, device ${device}; through the tunnel: ${through || 'nothing'}`;
 }

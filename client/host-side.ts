@@ -107,6 +107,11 @@ export class HostSide {
     return all ? [...new Set([...ranges, ...EVERYTHING])] : ranges;
   }
 
+  /** Everything goes through the tunnel now. */
+  get isFull(): boolean {
+    return this.#setup.isFull;
+  }
+
   /**
    * Makes the host look like `wish`. `nameServers`: those of lease or profile. Errors: COMMAND_FAILED, COMMAND_MISSING,
    * HOST_REFUSED.

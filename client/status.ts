@@ -25,6 +25,8 @@ export interface ClientStatus {
   readonly mtu: number | null;
   /** `address/length`, with ` table N` when it is not in the main table. */
   readonly routes: readonly string[];
+  /** Everything goes through the tunnel, whatever `routes` says; what it does not carry is blocked. */
+  readonly full: boolean;
   /** Name servers of the tunnel; null: it has none. */
   readonly dns: DnsState | null;
   /** Namespace that the tunnel is in; null: that of the client. */
@@ -60,6 +62,7 @@ export interface StatusSources {
   readonly opened: Interface;
   readonly peer: PeerStatus | undefined;
   readonly network: Network | null;
+  readonly full: boolean;
   readonly name: string | null;
   readonly publicKey: PublicKey;
   readonly serverPublicKey: PublicKey;
@@ -87,6 +90,7 @@ export function describe(from: StatusSources): ClientStatus {
     routes: (network?.routes ?? []).map((route) =>
       network?.table === undefined ? route : `${route} table ${network.table}`,
     ),
+    full: from.full,
     dns: from.dns,
     netns: from.netns,
     protection: from.protection,
@@ -106,6 +110,12 @@ export function describe(from: StatusSources): ClientStatus {
     servers: from.servers,
     drops: from.deviceDrops,
   };
+}
+
+/** What is to be said where the rest is in the tunnel and names may not be; null: nothing. */
+export function namesBeside({ full, protection, netns, dns }: ClientStatus): string | null {
+  if (dns !== null || netns !== null || (!full && protection === null)) return null;
+  return 'the tunnel has no name servers: names go to those of this host, in the clear where they are in a local network';
 }
 
 /** The status as lines for people. */
@@ -132,7 +142,10 @@ export function statusText(status: ClientStatus): string {
     const { problem } = status.dns;
     rows.push(['dns', dnsText(status.dns) + (problem === null ? '' : ` (${problem})`)]);
   }
-  if (status.routes.length > 0) rows.push(['routes', status.routes.join(', ')]);
+  const beside = namesBeside(status);
+  if (beside !== null) rows.push(['dns', beside]);
+  const routes = status.full ? 'everything' : status.routes.join(', ');
+  if (routes !== '') rows.push(['routes', routes]);
   if (status.servers.length > 1) {
     const line = ({ endpoint, inUse }: ServerLine) => `${endpoint}${inUse ? ' (in use)' : ''}`;
     rows.push(['servers', status.servers.map(line).join(', ')]);

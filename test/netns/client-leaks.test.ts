@@ -73,7 +73,9 @@ test('a full tunnel carries everything but the local network, and IPv6 is silent
     const server = await new Server(net).start();
     const client = new Client(net, 'a');
     await client.enrol(await server.invite('a', 1), '--full');
-    await client.program?.says(/connected:/);
+    await client.program?.says(/! the tunnel has no name servers: names go to those of this host/);
+    await client.program?.says(/connected: .* through the tunnel: everything/);
+    expect(JSON.parse((await client.command('status')).stdout)).toMatchObject({ full: true });
     const capture = await captureClear(net);
     expect(await net.reaches('a', TARGET)).toBe(true);
     expect(await net.reaches('a', TARGET6)).toBe(false);
@@ -175,6 +177,7 @@ test('under protection nothing leaves in the clear, whatever the local network d
     await client.program?.kill();
     await delay(500);
     quiet('when the client was killed');
+    expect((await client.command('status')).stdout).toMatch(/this host is closed: only tunnels/);
     expect(summary(await capture.stop())).toEqual([]);
     expect((await client.command('cleanup')).code).toBe(0);
     expect(net.difference('a')).toEqual([]);
