@@ -32,7 +32,7 @@ export async function readStatus(
   place: Place,
   name: string | undefined,
 ): Promise<readonly (ClientStatus | SilentClient)[]> {
-  if (name !== undefined) return [await askStatus(place, tunnelMeant(place, name))];
+  if (name !== undefined) return [await askStatus(place, await tunnelOf(place, name))];
   const answers = await Promise.all(
     tunnelsWithSocket(place).map((tunnel) =>
       askStatus(place, tunnel).catch((error: unknown) => {
@@ -181,7 +181,7 @@ async function chosen(
   name: string | undefined,
 ): Promise<readonly (SilentClient | { readonly tunnel: string; readonly state: string })[]> {
   if (name === undefined) return readStatus(place, name);
-  const tunnel = tunnelMeant(place, name);
+  const tunnel = await tunnelOf(place, name);
   return [
     await askStatus(place, tunnel).catch((error: unknown) => {
       if (error instanceof VpnError && error.code === 'NOT_RUNNING') {
@@ -190,6 +190,16 @@ async function chosen(
       throw error;
     }),
   ];
+}
+
+/** The tunnel that is meant, also by a server of several that did not give it its name. */
+async function tunnelOf(place: Place, text: string): Promise<string> {
+  const meant = tunnelMeant(place, text);
+  if (!text.includes(':') || tunnelsWithSocket(place).includes(meant)) return meant;
+  const clients = answering(await readStatus(place, undefined).catch(() => []));
+  const isOf = ({ servers }: ClientStatus) =>
+    servers.some((s) => s.endpoint === text.toLowerCase());
+  return clients.find(isOf)?.tunnel ?? meant;
 }
 
 async function call(

@@ -39,7 +39,10 @@ interface Step {
   /** null: `input` becomes the whole content of a file, which is put back as it was. */
   readonly command: Command | null;
   readonly input: string | null;
+  /** null: it goes with the device, or is a file. */
   readonly undo: Command | null;
+  /** It outlives the client. */
+  readonly stays: boolean;
 }
 
 /** One server, or another peer of a profile. */
@@ -109,14 +112,20 @@ export async function showPlan(request: PlanRequest, output: Output): Promise<Ex
     const { netns } = traffic;
     if (!existsSync(`/run/netns/${netns}`)) steps.push(stepOf(namespaceItself(netns)));
     const move: Command = ['ip', 'link', 'set', 'dev', device, 'netns', netns];
-    steps.push({ what: `${device} into ${netns}`, command: move, input: null, undo: null });
+    steps.push({
+      what: `${device} into ${netns}`,
+      command: move,
+      input: null,
+      undo: null,
+      stays: false,
+    });
   }
   if (network !== null) {
     const { mtu } = network;
     const where = traffic.netns === null ? [] : ['-n', traffic.netns];
     const up = bringUpArgs(device, mtu, forwards(traffic.netns));
     const command: Command = ['ip', ...where, ...up];
-    steps.push({ what: `MTU ${mtu} on ${device}`, command, input: null, undo: null });
+    steps.push({ what: `MTU ${mtu} on ${device}`, command, input: null, undo: null, stays: false });
     const changes = await setup.plan({ network, full, endpoints: [] });
     steps.push(...changes.map((change) => stepOf(change)));
     const names = new Dns(dnsOptions(device, traffic.netns, journal, run));
@@ -155,10 +164,10 @@ async function requireStopped(place: TunnelPlace): Promise<void> {
 function stepOf(change: DnsChange, stays = false): Step {
   if ('file' in change) {
     const { file, content } = change;
-    return { what: `file ${file}`, command: null, input: content, undo: null };
+    return { what: `file ${file}`, command: null, input: content, undo: null, stays };
   }
   const { what, apply, input, undo } = change;
-  return { what, command: apply, input: input ?? null, undo: stays ? null : undo };
+  return { what, command: apply, input: input ?? null, undo: stays ? null : undo, stays };
 }
 
 function textOf(facts: {
@@ -175,9 +184,10 @@ function textOf(facts: {
   return [
     ...facts.undoneNow.map((what) => `undo what a client before left: ${what}`),
     `make the tun device ${facts.device}, for ${facts.endpoints.join(', ') || 'a peer that calls us'}`,
-    ...facts.steps.flatMap(({ what, command, input }) => [
-      command === null ? what : `${what}\n    ${command.join(' ')}`,
-      ...(input === null ? [] : [indent(input)]),
+    ...facts.steps.flatMap((step) => [
+      step.command === null ? step.what : `${step.what}\n    ${step.command.join(' ')}`,
+      ...(step.input === null ? [] : [indent(step.input)]),
+      `    undo: ${undoText(step)}`,
     ]),
     ...(facts.leased && !facts.remembered
       ? ['addresses, routes and name servers as the server leases them']
@@ -191,6 +201,12 @@ function textOf(facts: {
     ...facts.clashes.map((clash) => `clash: ${clash}`),
     'nothing was changed',
   ].join('\n');
+}
+
+function undoText({ command, undo, stays }: Step): string {
+  if (stays) return 'it stays, until `vpn-client unlock`';
+  if (undo !== null) return undo.join(' ');
+  return command === null ? 'the file as it was' : 'it goes with the device';
 }
 
 function serverLine({ endpoints, role, from, addresses }: ServerFacts): string {

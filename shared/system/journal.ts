@@ -5,6 +5,7 @@
  */
 import {
   closeSync,
+  copyFileSync,
   fsyncSync,
   openSync,
   readFileSync,
@@ -83,16 +84,16 @@ export class Journal {
   #nextId: number;
 
   /** Opens the journal at `path`; a missing file is an empty one. Errors: STATE_UNUSABLE. */
-  constructor(path: string, runner: Run = run) {
+  constructor(path: string, runner: Run = run, entries: Entry[] = readEntries(path)) {
     this.#path = path;
     this.#run = runner;
-    this.#entries = readEntries(path);
+    this.#entries = entries;
     this.#nextId = this.#entries.reduce((highest, e) => Math.max(highest, e.id), 0) + 1;
   }
 
   /**
-   * A damaged journal with what can be read of it, from its beginning; the file as it was is set
-   * aside as PATH.damaged. null: it cannot be read at all, or is another user's. Errors of the
+   * A damaged journal with what can be read of it, from its beginning; a copy of the file as it was
+   * is PATH.damaged. null: it cannot be read at all, or is another user's. Errors of the
    * system when the directory cannot be written.
    */
   static salvage(path: string, runner: Run = run): Journal | null {
@@ -103,10 +104,8 @@ export class Journal {
       return null;
     }
     if (!file.ours) return null;
-    const entries = readableEntries(file.text);
-    renameSync(path, `${path}.damaged`);
-    const journal = new Journal(path, runner);
-    journal.#entries = entries;
+    copyFileSync(path, `${path}.damaged`);
+    const journal = new Journal(path, runner, readableEntries(file.text));
     journal.#write();
     return journal;
   }

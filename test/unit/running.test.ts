@@ -43,7 +43,8 @@ afterEach(async () => {
 });
 
 const QUIET = {
-  ...{ device: 'cvc1', addresses: [], routes: [], clashes: [], servers: [], drops: {} },
+  ...{ device: 'cvc1', addresses: [], routes: [], clashes: [], drops: {} },
+  servers: ['a.example:6000', 'b.example:6001'].map((endpoint) => ({ endpoint, inUse: false })),
   ...{ dns: null, name: null, netns: null, protection: null, connectedSince: null, mtu: 1420 },
   server: { endpoint: null, lastHandshake: null, bytesReceived: 0, bytesSent: 0, drops: {} },
 };
@@ -76,4 +77,12 @@ test('disconnect ends those that answer, and says which one does not', async () 
   for (const command of [disconnect(place(), 'home', false, output), rotateKey(place(), 'home')]) {
     await expect(command).rejects.toMatchObject({ code: 'NOT_ANSWERING', exitCode: 1 });
   }
+});
+
+test('a tunnel is found by each of its servers', async () => {
+  const found = await readStatus(place(), 'B.example:6001');
+  expect(found).toMatchObject([{ tunnel: 'office' }]);
+  await expect(readStatus(place(), 'c.example:6001')).rejects.toMatchObject({
+    code: 'NOT_RUNNING',
+  });
 });

@@ -89,6 +89,11 @@ test('the plan shows every server, and a remembered lease as one', async () => {
   expect(whats).toContain('address 10.99.1.2/24 on cvc0');
   expect(whats).toContain('route 10.99.64.0/18 through cvc0');
   expect(text).toMatch(/^remembered: /m);
+  expect(text.match(/^ {4}undo: /gm)).toHaveLength(facts.steps.length);
+  expect(text).toMatch(
+    /address add 10\.99\.1\.2\/24.*\n {4}undo: ip .*address del 10\.99\.1\.2\/24/,
+  );
+  expect(text).toMatch(/mtu 1380.*\n {4}undo: it goes with the device/);
   expect(text).toContain('if no server before it answers: b.example:6000, as it leases it');
 });
 
