@@ -337,7 +337,7 @@ void Worker::flush_tun() {
   for (size_t i = 0; i < coalescer_.frames(); i++) {
     const size_t n = coalescer_.gather(i, vectors);
     WorkerCounters::add(counters_.tun_writes);
-    if (::writev(tun_, vectors, static_cast<int>(n)) < 0) write_failed(i, errno);
+    if (::writev(tun_writer_, vectors, static_cast<int>(n)) < 0) write_failed(i, errno);
   }
   coalescer_.clear();
 }
@@ -349,7 +349,7 @@ void Worker::write_failed(size_t frame, int error) {
       VirtioHeader none{};
       iovec vectors[] = {{&none, sizeof none}, {packet, bytes}};
       WorkerCounters::add(counters_.tun_writes);
-      if (::writev(tun_, vectors, 2) < 0) counters_.drop(DropReason::kTunFull);
+      if (::writev(tun_writer_, vectors, 2) < 0) counters_.drop(DropReason::kTunFull);
     });
     if (++join_failures_ == kJoinFailures) {
       coalescer_.enable(false, false);

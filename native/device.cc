@@ -69,7 +69,8 @@ Result<Nothing> Device::start(const OpenOptions& options) {
   sender_ = std::make_unique<Sender>(make_aead(aead_), shared_.offloads, shared_.events);
   publish(std::move(tables));
   for (size_t i = 0; i < count; i++) {
-    workers_.push_back(std::make_unique<Worker>(shared_, tun_.queue(i), i, make_aead(aead_)));
+    workers_.push_back(
+        std::make_unique<Worker>(shared_, tun_.queue(i), tun_.writer(i), i, make_aead(aead_)));
     if (const int error = workers_.back()->start(); error != 0) {
       return Failure{error, "start worker"};
     }

@@ -30,6 +30,14 @@ Result<UniqueFd> open_queue(ifreq* request) {
   return fd;
 }
 
+// True when the kernel gives the queue no more packets. Frames may still be written to it.
+bool detach(const UniqueFd& queue) {
+  ifreq request;
+  std::memset(&request, 0, sizeof request);
+  request.ifr_flags = IFF_DETACH_QUEUE;
+  return ::ioctl(queue.get(), TUNSETQUEUE, &request) == 0;
+}
+
 bool device_request(const std::string& name, unsigned long what, ifreq* request) {
   std::memset(request, 0, sizeof *request);
   std::strncpy(request->ifr_name, name.c_str(), IFNAMSIZ - 1);
@@ -97,11 +105,26 @@ Result<Tun> Tun::open(const std::string& name, size_t queues, Offloads* offloads
   std::memset(&request, 0, sizeof request);
   std::strncpy(request.ifr_name, name.c_str(), IFNAMSIZ - 1);
   const int common = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | (queues > 1 ? IFF_MULTI_QUEUE : 0);
-  for (size_t i = 0; i < queues; i++) {
-    // Exclusive for the first queue only: the others join the device it made.
-    request.ifr_flags = static_cast<short>(common | (i == 0 ? IFF_TUN_EXCL : 0));
+  // Exclusive for the first queue only: the others join the device it made.
+  request.ifr_flags = static_cast<short>(common | IFF_TUN_EXCL);
+  const auto add_queue = [&] {
     Result<UniqueFd> fd = open_queue(&request);
+    request.ifr_flags = static_cast<short>(common);
+    return fd;
+  };
+  for (size_t i = 0; i < queues; i++) {
+    UniqueFd writer;
+    if (queues > 1) {
+      Result<UniqueFd> fd = add_queue();
+      if (!fd.ok()) return fd.failure();
+      writer = std::move(fd.value());
+    }
+    Result<UniqueFd> fd = add_queue();
     if (!fd.ok()) return fd.failure();
+    // The queue opened last moves into the place of the one that leaves, so both have number `i`,
+    // which what is written carries along (it chooses the queue of the next device, for instance).
+    if (writer.valid() && !detach(writer)) writer = UniqueFd();
+    tun.writers_.push_back(std::move(writer));
     tun.queues_.push_back(std::move(fd.value()));
   }
   tun.name_ = request.ifr_name;

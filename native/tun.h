@@ -1,5 +1,9 @@
 // tun.h - one tun device and its queues: create, offload flags, read, gather write. Address, MTU
 // and link state are the host's business (TypeScript, `ip`); this file only asks for them.
+//
+// With several queues the kernel sends a flow to the queue on which its other direction was last
+// written, and so moves it, packets under way and all: the later ones can overtake. What a detached
+// queue writes moves nothing: then a flow stays where its hash says (docs/adr/0002-threads.md).
 #pragma once
 
 #include <cstdint>
@@ -42,7 +46,11 @@ class Tun {
   [[nodiscard]] static Result<Tun> open(const std::string& name, size_t queues, Offloads* offloads);
 
   [[nodiscard]] const std::string& name() const { return name_; }
+  // Where worker `i` reads, and where it writes.
   [[nodiscard]] int queue(size_t i) const { return queues_[i].get(); }
+  [[nodiscard]] int writer(size_t i) const {
+    return (writers_[i].valid() ? writers_ : queues_)[i].get();
+  }
   [[nodiscard]] size_t queues() const { return queues_.size(); }
 
   // MTU of the device, 0 when it cannot be asked; and whether its link is up. JS thread.
@@ -55,6 +63,7 @@ class Tun {
  private:
   std::string name_;
   std::vector<UniqueFd> queues_;
+  std::vector<UniqueFd> writers_;  // detached; invalid where the queue itself is written
 };
 
 // Turns TCP (and UDP) segmentation offload of an open queue on or off. Returns 0 or an errno.

@@ -47,9 +47,10 @@ void ask_for_short_turns() {
 
 }  // namespace
 
-Worker::Worker(Shared& shared, int tun, size_t index, std::unique_ptr<Aead> aead)
+Worker::Worker(Shared& shared, int tun, int tun_writer, size_t index, std::unique_ptr<Aead> aead)
     : shared_(shared),
       tun_(tun),
+      tun_writer_(tun_writer),
       index_(index),
       wake_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),

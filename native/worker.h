@@ -50,8 +50,9 @@ struct WorkerCounters {
 
 class Worker {
  public:
-  // `tun`: its queue, owned by the device. `index`: which pair of sockets is its own. JS thread.
-  Worker(Shared& shared, int tun, size_t index, std::unique_ptr<Aead> aead);
+  // Reads the queue `tun` and writes to `tun_writer`, both owned by the device. `index`: which pair
+  // of sockets is its own. JS thread.
+  Worker(Shared& shared, int tun, int tun_writer, size_t index, std::unique_ptr<Aead> aead);
   ~Worker() { stop(); }
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
@@ -136,6 +137,7 @@ class Worker {
 
   Shared& shared_;
   const int tun_;
+  const int tun_writer_;
   const size_t index_;
   // In order of destruction from the end: the thread is joined by stop() before any of them goes.
   UniqueFd wake_;

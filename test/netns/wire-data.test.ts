@@ -4,7 +4,7 @@
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { Bench, INNER_SERVER, type Member, QUIET_MS, repliesIn } from '../wire/bench.ts';
-import { checksum, echo, type IpPacket, ip, udp } from '../wire/inner.ts';
+import { checksum, echo, type Inner, type IpPacket, ip, tcpSyn, udp } from '../wire/inner.ts';
 import { ascii, join, random } from '../wire/primitives.ts';
 import type { Session } from '../wire/session.ts';
 import { delay } from './waiting.ts';
@@ -13,6 +13,8 @@ import { delay } from './waiting.ts';
 const WINDOW = 8128n;
 /** First counter that is refused: 2^64 - 2^13 - 1. */
 const REJECT_AFTER_MESSAGES = 2n ** 64n - 2n ** 13n - 1n;
+const TCP = 6;
+const TCP_RST = 4;
 
 let bench: Bench;
 let member: Member;
@@ -38,6 +40,14 @@ async function answersTo(datagrams: readonly Uint8Array[]) {
   }
   await delay(QUIET_MS);
   return member.peer.arrivals.slice(before);
+}
+
+/** Port and sequence number of the SYN that a TCP reset answers; null for anything else. */
+function resetOf(inner: Inner | null): { port: number; answers: number } | null {
+  if (inner?.kind !== 'v4' || inner.protocol !== TCP) return null;
+  const segment = Buffer.from(inner.payload);
+  if ((segment[13]! & TCP_RST) === 0) return null;
+  return { port: segment.readUInt16BE(2), answers: segment.readUInt32BE(8) - 1 };
 }
 
 /** Numbers of the echo requests, sealed under these counters in this order, that are answered. */
@@ -70,6 +80,24 @@ describe('what the server sends', () => {
     expect(member.peer.violations).toEqual([]);
     const largest = Math.max(...replies.map((a) => a.bytes.length));
     expect(largest).toBe(bench.mtu + 32);
+  });
+
+  it('keeps the order of every flow, from its first packet on', async () => {
+    // each SYN to a closed port is answered with a reset that names it; a flow per port
+    const flows = Array.from({ length: 48 }, (_, flow) => 20_000 + flow);
+    const burst = [...Array(12).keys()].map((n) => 1000 + n);
+    const before = member.peer.arrivals.length;
+    for (const port of flows) {
+      const syns = burst.map((n) => tcpSyn(member.address, port, INNER_SERVER, 9, n));
+      await member.peer.send(...syns.map((packet) => session.seal(packet)));
+      await delay(5);
+    }
+    await delay(QUIET_MS);
+    const resets = member.peer.arrivals.slice(before).flatMap((a) => resetOf(a.inner) ?? []);
+    for (const port of flows) {
+      const answered = resets.filter((r) => r.port === port).map((r) => r.answers);
+      expect(answered, `flow of port ${port}`).toEqual(burst);
+    }
   });
 
   it('counts up from 0, one by one', async () => {
