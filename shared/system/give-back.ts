@@ -1,8 +1,8 @@
 /** Gives the kernel back, again and again, the memory that a running program does not use. */
 import { giveBackMemory } from '../../native/index.ts';
 
-/** Milliseconds until the start has settled; twice as long each time, as little is left to give. */
-const FIRST_MS = 1_000;
+/** Milliseconds until a start has left most behind; twice as long each time, as less is left. */
+const FIRST_MS = 250;
 const LONGEST_MS = 60_000;
 
 /** From now on, for as long as the program runs; keeps it from nothing. */

@@ -2,7 +2,7 @@
  * The report as a picture: one panel of bars for each scenario, the spread as a line on the bar.
  * Plain SVG; colours follow the reader's light or dark setting.
  */
-import { summary, tunnelsOf, vethsOf } from './results.mjs';
+import { ANY_LOAD, summary, tunnelsOf, vethsOf } from './results.mjs';
 import { SCENARIOS } from './scenarios.mjs';
 import { format } from './statistics.mjs';
 
@@ -24,7 +24,7 @@ const FURTHER = [
     title: 'CPU of all three processes, up',
     unit: 's/GB',
   },
-  { scenario: 'up', figure: 'serverMemoryMb', title: 'Memory of the server, up', unit: 'MB' },
+  { scenario: ANY_LOAD, figure: 'serverMemoryMb', title: 'Memory of the server', unit: 'MB' },
 ];
 
 const STYLE = `

@@ -1,7 +1,7 @@
 /**
  * The report as Markdown tables: what was measured on what, medians with spread, targets.
  */
-import { summary, tunnelsOf, vethsOf } from './results.mjs';
+import { ANY_LOAD, summary, tunnelsOf, vethsOf } from './results.mjs';
 import { SCENARIOS } from './scenarios.mjs';
 import { format } from './statistics.mjs';
 import { judge } from './targets.mjs';
@@ -11,11 +11,7 @@ import { judge } from './targets.mjs';
  * @type {Record<string, readonly [string, string][]>}
  */
 const FURTHER = {
-  up: [
-    ['cpuSecondsPerGb', 'CPU seconds per GB, all three processes'],
-    ['serverMemoryMb', 'memory of the server, MB'],
-    ['clientMemoryMb', 'memory of client a, MB'],
-  ],
+  up: [['cpuSecondsPerGb', 'CPU seconds per GB, all three processes']],
   relay: [['cpuSecondsPerGb', 'CPU seconds per GB, all three processes']],
   udp: [['lossPercent', 'lost, %']],
   small: [['cpuSecondsPerMpacket', 'CPU seconds per million']],
@@ -26,6 +22,12 @@ const FURTHER = {
   ],
   ping1g: [['p50Us', 'p50, µs']],
 };
+
+/** The most under any of the scenarios: figure, title. @type {readonly [string, string][]} */
+const MEMORY = [
+  ['serverMemoryMb', 'memory of the server under any load, MB'],
+  ['clientMemoryMb', 'memory of client a under any load, MB'],
+];
 
 /** Load above which a reader must know that other work ran beside. */
 const BUSY = 0.3;
@@ -73,13 +75,18 @@ function table(results, veth) {
     `| scenario | ${titles.join(' | ')} |`,
     `|---|${tunnels.map(() => '---:|').join('')}`,
   ];
+  const addRow = (
+    /** @type {string} */ label,
+    /** @type {[string, string]} */ [scenario, figure],
+  ) => {
+    const cells = tunnels.map((tunnel) => cell(summary(results, tunnel, veth, scenario, figure)));
+    if (cells.some((text) => text !== '–')) lines.push(`| ${label} | ${cells.join(' | ')} |`);
+  };
   for (const { name, title, figure, unit } of SCENARIOS) {
-    for (const [key, label] of [[figure, `${title}, ${unit}`], ...(FURTHER[name] ?? [])]) {
-      const cells = tunnels.map((tunnel) => cell(summary(results, tunnel, veth, name, key ?? '')));
-      if (cells.every((text) => text === '–')) continue;
-      lines.push(`| ${key === figure ? `\`${name}\` ` : '… '}${label} | ${cells.join(' | ')} |`);
-    }
+    addRow(`\`${name}\` ${title}, ${unit}`, [name, figure]);
+    for (const [further, label] of FURTHER[name] ?? []) addRow(`… ${label}`, [name, further]);
   }
+  for (const [figure, label] of MEMORY) addRow(label, [ANY_LOAD, figure]);
   return lines.join('\n');
 }
 

@@ -6,7 +6,7 @@ import { describe, expect, it } from 'vitest';
 /** The benchmark is plain JavaScript with types in comments; imported by name to stay out of tsc. */
 const load = (file: string) => import(new URL(file, import.meta.url).href);
 const { spread, percentile } = await load('./statistics.mjs');
-const { ratio } = await load('./results.mjs');
+const { ANY_LOAD, ratio } = await load('./results.mjs');
 const { judge } = await load('./targets.mjs');
 const { toMarkdown } = await load('./markdown.mjs');
 const { toSvg } = await load('./chart.mjs');
@@ -58,6 +58,22 @@ describe('ratios', () => {
     const found = ratio(all, 'culvert', 'wireguard-go', 'plain', 'up', 'gbps');
     expect(found).toEqual({ median: 2.5, min: 2, max: 3, count: 2 });
     expect(ratio(all, 'culvert', 'openvpn', 'plain', 'up', 'gbps')).toBeNull();
+  });
+});
+
+describe('memory under load', () => {
+  it('is the most of one process over all scenarios, idle left out', () => {
+    const memoryMb = { idle: [90, 90, 90], up: [40, 30, 31], small: [60, 20, 21] };
+    const other = { idle: [10, 10, 10], up: [100, 50, 50], small: [240, 120, 120] };
+    const all = results([
+      { ...run(1, 'culvert', 1), memoryMb },
+      { ...run(1, 'wireguard-go', 1), memoryMb: other },
+    ]);
+    const of = (figure: string) =>
+      ratio(all, 'culvert', 'wireguard-go', 'plain', ANY_LOAD, figure).median;
+    expect(of('serverMemoryMb')).toBe(60 / 240);
+    expect(of('clientMemoryMb')).toBe(30 / 120);
+    expect(toMarkdown(all)).toContain('| memory of the server under any load, MB | 60.0 | 240 |');
   });
 });
 

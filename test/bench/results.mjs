@@ -63,15 +63,26 @@ export function ratio(results, ours, theirs, veth, scenario, figure) {
   return spread(ratios);
 }
 
+/** In place of a scenario's name: all of them, the most of each. Memory only. */
+export const ANY_LOAD = 'any load';
+
 /**
  * A figure of one run. `serverMemoryMb` and `clientMemoryMb`: of one process while the scenario ran.
  * @param {Run} run @param {string} scenario @param {string} figure
  * @returns {number | null}
  */
 function figureOf(run, scenario, figure) {
-  if (figure === 'serverMemoryMb') return run.memoryMb[scenario]?.[0] ?? null;
-  if (figure === 'clientMemoryMb') return run.memoryMb[scenario]?.[1] ?? null;
+  if (figure === 'serverMemoryMb') return memoryOf(run, scenario, 0);
+  if (figure === 'clientMemoryMb') return memoryOf(run, scenario, 1);
   return run.figures[scenario]?.[figure] ?? null;
+}
+
+/** @param {Run} run @param {string} scenario @param {number} process */
+function memoryOf({ memoryMb }, scenario, process) {
+  if (scenario !== ANY_LOAD) return memoryMb[scenario]?.[process] ?? null;
+  const { idle: _, ...loads } = memoryMb;
+  const most = Object.values(loads).flatMap((processes) => processes[process] ?? []);
+  return most.length > 0 ? Math.max(...most) : null;
 }
 
 /** Tunnels in the order in which they were first measured. @param {Results} results */
