@@ -8,8 +8,11 @@
 export const IPV6_MTU = 1280;
 /** The search ends when it knows the size this closely, bytes. */
 const STEP = 8;
-/** A probe is repeated after this, or after three round trips where those take longer. */
-const PATIENCE_MS = 500;
+/**
+ * A probe is repeated after two round trips, but not before `least`; `unhurried` while no round
+ * trip is known, and when nobody waits for the answer. Milliseconds.
+ */
+const PATIENCE_MS = { least: 200, unhurried: 500 } as const;
 /** Times that a size is asked for before it counts as swallowed: the first, and in the search. */
 const TRIES = { first: 3, search: 2 } as const;
 /** The size in use is asked for this often: the path may change far away. */
@@ -21,12 +24,20 @@ const NEVER = Number.POSITIVE_INFINITY;
 export interface PathMtuOptions {
   /** Sends a probe of `size` bytes, at least as large as a message needs; null: no session. */
   readonly probe: (size: number) => number | null;
-  /** The size to use; called when it changes. */
+  /** The size to use; called when it changes, in a search twice: a safe one, then the largest. */
   readonly onFound: (mtu: number) => void;
 }
 
-/** What is being asked for. `small`: does the server answer probes at all. */
-type Aim = 'small' | 'wish' | 'usual' | 'lowest' | 'middle' | 'confirm';
+/**
+ * What is being asked for. `small`: does the server answer probes at all; `lower`: a size below the
+ * wish that may be carried; `middle`: one between two bounds; `alive`: does anything come at all.
+ */
+type Aim = 'small' | 'wish' | 'lower' | 'middle' | 'alive' | 'confirm';
+
+interface Probe {
+  readonly size: number;
+  readonly at: number;
+}
 
 export class PathMtu {
   readonly #options: PathMtuOptions;
@@ -37,11 +48,12 @@ export class PathMtu {
   #aim: Aim | null = null;
   #size = 0;
   #triesLeft = 0;
-  /** Ids of probes of the current size that were sent. */
-  #asked = new Set<number>();
-  #askedAt = 0;
+  /** What was sent by its id; those of a search stay until its end, for late answers. */
+  readonly #sent = new Map<number, Probe>();
   #nextAt = NEVER;
-  #patience = PATIENCE_MS;
+  #patience: number = PATIENCE_MS.unhurried;
+  /** Sizes that are still to be asked for after the wish was swallowed, largest first. */
+  #lower: number[] = [];
   /** Bounds of the search: carried, and not carried. */
   #low = 0;
   #high = 0;
@@ -56,7 +68,7 @@ export class PathMtu {
    * becomes of it; sizes above 1280 are looked for first.
    */
   start(wish: number, lowest: number, now: number): void {
-    if (wish !== this.#wish) this.#mtu = 0;
+    if (this.#mtu > wish) this.#mtu = 0;
     this.#wish = wish;
     this.#lowest = lowest;
     this.#ask('small', 0, TRIES.first, now);
@@ -64,22 +76,25 @@ export class PathMtu {
 
   /** The server answered the probe `id`. */
   answered(id: number, now: number): void {
-    if (this.#aim === null || !this.#asked.has(id)) return;
-    const trip = now - this.#askedAt;
-    if (this.#aim === 'small') this.#patience = Math.max(PATIENCE_MS, 3 * trip);
+    const probe = this.#sent.get(id);
+    if (probe === undefined) return;
     switch (this.#aim) {
+      case null:
+        // Too late for its search, but more is carried than that found.
+        if (probe.size > this.#mtu) this.#found(probe.size, now);
+        break;
       case 'small':
+        this.#patience = Math.max(PATIENCE_MS.least, 2 * (now - probe.at));
         this.#ask('wish', this.#wish, TRIES.first, now);
         break;
       case 'wish':
       case 'confirm':
         this.#found(this.#size, now);
         break;
-      case 'usual':
-      case 'lowest':
+      case 'lower':
       case 'middle':
-        this.#low = this.#size;
-        this.#search(now);
+      case 'alive':
+        this.#carried(probe.size, now);
         break;
       default:
         this.#aim satisfies never;
@@ -87,29 +102,47 @@ export class PathMtu {
   }
 
   tick(now: number): void {
-    if (this.#aim === null && now >= this.#nextAt) {
-      if (now >= this.#raiseAt) this.#ask('wish', this.#wish, TRIES.first, now);
-      else this.#ask('confirm', this.#mtu, TRIES.first, now);
-    } else if (this.#aim !== null && now >= this.#nextAt) {
-      if (this.#triesLeft > 0) this.#send(now);
-      else this.#swallowed(now);
-    }
+    if (now < this.#nextAt) return;
+    if (this.#aim === null) this.#lookAgain(now);
+    else if (this.#triesLeft > 0) this.#send(now);
+    else this.#swallowed(now);
+  }
+
+  #lookAgain(now: number): void {
+    if (this.#mtu === 0) this.#ask('small', 0, TRIES.first, now);
+    else if (now >= this.#raiseAt) this.#ask('wish', this.#wish, TRIES.first, now);
+    else this.#ask('confirm', this.#mtu, TRIES.first, now);
   }
 
   #ask(aim: Aim, size: number, tries: number, now: number): void {
+    if (aim === 'small' || aim === 'wish' || aim === 'confirm') this.#sent.clear();
     this.#aim = aim;
     this.#size = size;
     this.#triesLeft = tries;
-    this.#asked = new Set();
     this.#send(now);
   }
 
   #send(now: number): void {
     this.#triesLeft--;
-    this.#askedAt = now;
-    this.#nextAt = now + this.#patience;
+    const unhurried = this.#aim === 'small' || this.#aim === 'confirm';
+    this.#nextAt = now + Math.max(this.#patience, unhurried ? PATIENCE_MS.unhurried : 0);
     const id = this.#options.probe(this.#size);
-    if (id !== null) this.#asked.add(id);
+    if (id !== null) this.#sent.set(id, { size: this.#size, at: now });
+  }
+
+  /** An answer in a search, perhaps a late one: what it answers was slow, not swallowed. */
+  #carried(size: number, now: number): void {
+    if (size === this.#wish || size === 0) {
+      this.#found(Math.max(size, this.#lowest), now);
+      return;
+    }
+    // A second answer to the same size.
+    if (size <= this.#low) return;
+    this.#low = size;
+    if (size >= this.#high) this.#high = this.#wish;
+    // Safe, and at once: what is sent now need not wait for the rest of the search.
+    if (this.#aim !== 'middle') this.#use(size);
+    this.#search(now);
   }
 
   #swallowed(now: number): void {
@@ -123,19 +156,15 @@ export class PathMtu {
         break;
       case 'wish':
         this.#low = 0;
-        this.#high = this.#wish;
-        if (this.#lowest < IPV6_MTU && IPV6_MTU < this.#wish) {
-          this.#ask('usual', IPV6_MTU, TRIES.first, now);
-        } else {
-          this.#ask('lowest', this.#lowest, TRIES.first, now);
-        }
+        this.#lower = this.#sizesBelowWish();
+        this.#goLower(now);
         break;
-      case 'usual':
-        this.#high = IPV6_MTU;
-        this.#ask('lowest', this.#lowest, TRIES.first, now);
+      case 'lower':
+        this.#goLower(now);
         break;
-      case 'lowest':
-        this.#found(this.#lowest, now);
+      case 'alive':
+        // Nothing comes through at present, of whatever size.
+        this.#rest(now);
         break;
       case 'middle':
         this.#high = this.#size;
@@ -146,6 +175,21 @@ export class PathMtu {
       default:
         this.#aim satisfies never;
     }
+  }
+
+  /** The size in use first, so that a search which finds no other never takes it back. */
+  #sizesBelowWish(): number[] {
+    const sizes = new Set([this.#mtu, IPV6_MTU, this.#lowest]);
+    const asked = [...sizes].filter((size) => size >= this.#lowest && size < this.#wish);
+    return asked.sort((a, b) => b - a);
+  }
+
+  /** The size asked for was swallowed: the next lower one, or is there any way at all? */
+  #goLower(now: number): void {
+    this.#high = this.#size;
+    const next = this.#lower.shift();
+    if (next === undefined) this.#ask('alive', 0, TRIES.first, now);
+    else this.#ask('lower', next, TRIES.first, now);
   }
 
   #search(now: number): void {
@@ -161,6 +205,10 @@ export class PathMtu {
     if (mtu === this.#wish) this.#raiseAt = NEVER;
     else if (this.#aim !== 'confirm') this.#raiseAt = now + RAISE_MS;
     this.#rest(now);
+    this.#use(mtu);
+  }
+
+  #use(mtu: number): void {
     if (mtu === this.#mtu) return;
     this.#mtu = mtu;
     this.#options.onFound(mtu);

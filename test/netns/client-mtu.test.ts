@@ -9,7 +9,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { inNet, type Net } from './harness.ts';
-import { startStream, transfer } from './traffic.ts';
+import { beginStream, startStream, transfer } from './traffic.ts';
 import { Client, Server } from './vpn.ts';
 import { eventually } from './waiting.ts';
 
@@ -27,48 +27,59 @@ async function dig(net: Net, device: string, bytes: number): Promise<void> {
   await net.must('mid', 'nft', [['add table ip h;', chain, quiet, ...rules, ...noIcmp].join(' ')]);
 }
 
+const end = (host: string, device: string, address: string) => ({
+  ...{ host, device, addresses: [address] },
+});
+
+/** a, mid and the server, whose links are wide; what the way carries is for dig(). */
+async function layWay(net: Net): Promise<void> {
+  net.wire(end('mid', 'in', '10.0.1.1/24'), end('a', 'eth0', '10.0.1.2/24'), { mtu: 9000 });
+  net.wire(end('server', 's1', '10.77.1.1/24'), end('mid', 'eth0', '10.77.1.2/24'), { mtu: 9000 });
+  net.sysctl('mid', 'net.ipv4.ip_forward=1');
+  net.ip('a', 'route', 'add', 'default', 'via', '10.0.1.1');
+  net.ip('server', 'route', 'add', '10.0.1.0/24', 'via', '10.77.1.2');
+  await joinNothing(net, 'a', 'eth0');
+  await joinNothing(net, 'server', 's1');
+}
+
+/** A filter counts many datagrams that travel as one as one long packet: none do here. */
+function joinNothing(net: Net, host: string, device: string): Promise<string> {
+  return net.must(host, 'ethtool', ['-K', device, 'tx-udp-segmentation', 'off']);
+}
+
+/** A server whose leases wish 8900 bytes. */
+function startServer(net: Net): Promise<Server> {
+  const config = join(net.directory, 'server.yaml');
+  writeFileSync(config, 'mtu: 8900\n');
+  return new Server(net).start('--config', config);
+}
+
+/** What a hole carries less 60 of headers; found to the 16 bytes that packets are padded to. */
+function fits(mtu: number | undefined, carried: number): boolean {
+  const most = carried - 60;
+  return mtu !== undefined && mtu > most - 16 && mtu <= most;
+}
+
 async function mtuOf(client: Client): Promise<number> {
   return (JSON.parse((await client.command('status')).stdout) as { mtu: number }).mtu;
 }
 
 test('silent holes are survived, over a new way, too, and a jumbo underlay is used', async () => {
   await inNet(['server', 'mid', 'a', 'b'], async (net) => {
-    const end = (host: string, device: string, address: string) => ({
-      ...{ host, device, addresses: [address] },
-    });
-    net.wire(end('mid', 'in', '10.0.1.1/24'), end('a', 'eth0', '10.0.1.2/24'), { mtu: 9000 });
+    await layWay(net);
     net.wire(end('mid', 'in2', '10.0.2.1/24'), end('a', 'eth1', '10.0.2.2/24'));
-    net.wire(end('server', 's1', '10.77.1.1/24'), end('mid', 'eth0', '10.77.1.2/24'), {
-      mtu: 9000,
-    });
     net.wire(end('server', 's2', '10.77.2.1/24'), end('b', 'eth0', '10.77.2.2/24'), { mtu: 9000 });
-    net.sysctl('mid', 'net.ipv4.ip_forward=1');
-    net.ip('a', 'route', 'add', 'default', 'via', '10.0.1.1');
-    for (const behind of ['10.0.1.0/24', '10.0.2.0/24']) {
-      net.ip('server', 'route', 'add', behind, 'via', '10.77.1.2');
-    }
-    // A filter counts many datagrams that travel as one as one long packet: none do here.
-    for (const [host, device] of [
-      ['a', 'eth0'],
-      ['a', 'eth1'],
-      ['server', 's1'],
-    ] as const) {
-      await net.must(host, 'ethtool', ['-K', device, 'tx-udp-segmentation', 'off']);
-    }
+    net.ip('server', 'route', 'add', '10.0.2.0/24', 'via', '10.77.1.2');
+    await joinNothing(net, 'a', 'eth1');
     await dig(net, 'in', 1_400);
     await dig(net, 'in2', 1_300);
     net.remember();
-    const config = join(net.directory, 'server.yaml');
-    writeFileSync(config, 'mtu: 8900\n');
-    const server = await new Server(net).start('--config', config);
+    const server = await startServer(net);
     const [a, b] = [new Client(net, 'a'), new Client(net, 'b')];
     await a.enrol(await server.invite('a', 1));
     await b.enrol(await server.invite('b', 2));
-    /** What a hole carries less 60 of headers; found to the 16 bytes that packets are padded to. */
     const knows = async (carried: number) => {
-      const most = carried - 60;
-      const near = (mtu: number) => mtu > most - 16 && mtu <= most;
-      await eventually(`a knows ${carried}`, 30_000, async () => near(await mtuOf(a)));
+      await eventually(`a knows ${carried}`, 30_000, async () => fits(await mtuOf(a), carried));
       const link = net.ip('a', 'link', 'show', a.device()!.name);
       expect(link).toContain(`mtu ${await mtuOf(a)} `);
     };
@@ -93,5 +104,23 @@ test('silent holes are survived, over a new way, too, and a jumbo underlay is us
     await carriesTcp();
     net.ip('a', 'route', 'replace', 'default', 'via', '10.0.1.1');
     await knows(1_400);
+  });
+}, 120_000);
+
+test('over a silent hole an upload that begins at once arrives before the search is done', async () => {
+  await inNet(['server', 'mid', 'a'], async (net) => {
+    await layWay(net);
+    await dig(net, 'in', 1_400);
+    net.remember();
+    const server = await startServer(net);
+    const a = new Client(net, 'a');
+    await a.enrol(await server.invite('a', 1));
+    const upload = await beginStream(net, 'a', 'server', '192.168.1.1', 1, 500_000);
+    const found = () =>
+      [...a.program!.stderr.matchAll(/carries packets of (\d+) bytes/g)].map((m) => Number(m[1]));
+    await upload.end(60_000);
+    // Not one of the seven sizes above what the hole carries was in its way.
+    expect(found()).toEqual([1_280]);
+    await eventually('the largest size', 30_000, () => fits(found().at(-1), 1_400));
   });
 }, 120_000);

@@ -42,6 +42,12 @@ export class Stream {
     this.#sink = sink;
   }
 
+  /** Waits until it flows. */
+  async flows(): Promise<this> {
+    await this.source.says(/sent \d+\n.*sent \d+/s);
+    return this;
+  }
+
   /** Bytes given to the socket so far. */
   get sent(): number {
     const lines = [...this.source.stdout.matchAll(/^sent (\d+)$/gm)];
@@ -56,8 +62,8 @@ export class Stream {
   }
 }
 
-/** Starts a checksummed stream of `rate` bytes a second for `seconds` and waits until it flows. */
-export async function startStream(
+/** Starts a checksummed stream of `rate` bytes a second for `seconds`; does not wait. */
+export async function beginStream(
   net: Net,
   from: string,
   to: string,
@@ -70,9 +76,12 @@ export async function startStream(
   const sink = net.start(to, process.execPath, [script, 'sink', address, String(port)]);
   await sink.says(/ready/);
   const target = [address, String(port), String(seconds), String(rate)];
-  const source = net.start(from, process.execPath, [script, 'source', ...target]);
-  await source.says(/sent \d+\n.*sent \d+/s);
-  return new Stream(source, sink);
+  return new Stream(net.start(from, process.execPath, [script, 'source', ...target]), sink);
+}
+
+/** The same, and waits until it flows. */
+export async function startStream(...args: Parameters<typeof beginStream>): Promise<Stream> {
+  return (await beginStream(...args)).flows();
 }
 
 /** Moves data over TCP for `seconds`; returns bytes received. `reverse`: from `to` to `from`. */
