@@ -392,7 +392,7 @@ export class Client {
       this.#link.setPeer();
       this.#engine.configure({ mtu: network.mtu, addresses: innerAddresses(network) });
       const { full, outer: endpoints, nameServers } = this.#link;
-      await this.#hostSide?.apply({ network, full, endpoints }, nameServers);
+      await this.#hostSide?.apply({ network, full, endpoints, nameServers });
       this.#link.input({ type: 'applied', text: network.addresses.join(', ') || 'none' });
       return this.#applyDns();
     });

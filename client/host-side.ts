@@ -112,12 +112,10 @@ export class HostSide {
     return this.#setup.isFull;
   }
 
-  /**
-   * Makes the host look like `wish`. `nameServers`: those of lease or profile. Errors: COMMAND_FAILED, COMMAND_MISSING,
-   * HOST_REFUSED.
-   */
-  async apply(wish: Wish, nameServers: readonly string[]): Promise<void> {
+  /** Makes the host look like `wish`. Errors: COMMAND_FAILED, COMMAND_MISSING, HOST_REFUSED. */
+  async apply(wish: Wish): Promise<void> {
     this.#wish = wish;
+    const { nameServers } = wish;
     const { addresses: own, routes } = wish.network;
     const addresses = innerAddresses(wish.network);
     const ranges = [...own.map((cidr) => networkText(parseCidr(cidr)!)), ...routes];

@@ -29,6 +29,8 @@ export interface TunnelRanges {
   readonly wanted: readonly string[];
   /** Underlay addresses of servers. */
   readonly endpoints: readonly string[];
+  /** Name servers of the tunnel. */
+  readonly nameServers: readonly string[];
 }
 
 /** Which of the tunnel's ranges need a table of their own on this host. */
@@ -44,9 +46,11 @@ export function findOverlap(tunnel: TunnelRanges, view: HostView): Overlap {
   const around = distinct(all.filter((r) => outer.some((address) => contains(r, address))));
   const ranges = distinct([...shared, ...around]);
   const inside = (address: string): boolean => ranges.some((r) => contains(r, range(address)));
+  // Once the tunnel is up, the host's resolver file has the tunnel's name servers.
+  const hostsOwn = view.nameServers.filter((address) => !tunnel.nameServers.includes(address));
   const reasons: [string, string][] = [
     ...view.gateways.map((g): [string, string] => [g.address, `the gateway of ${g.device}`]),
-    ...view.nameServers.map((a): [string, string] => [a, 'a name server of this host']),
+    ...hostsOwn.map((a): [string, string] => [a, 'a name server of this host']),
     ...tunnel.endpoints.map((a): [string, string] => [a, "the server's outer address"]),
   ];
   const kept = new Map(reasons.toReversed().filter(([address]) => inside(address)));

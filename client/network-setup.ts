@@ -67,6 +67,8 @@ export interface Wish {
   readonly full: boolean;
   /** Underlay addresses of servers. */
   readonly endpoints: readonly string[];
+  /** Name servers of lease or profile. */
+  readonly nameServers: readonly string[];
 }
 
 const NOTHING: Overlap = { ranges: [], kept: [], smaller: [], clashes: [] };
@@ -279,10 +281,10 @@ function hasIPv6(): boolean {
   return existsSync('/proc/net/if_inet6');
 }
 
-function overlapOf({ network, endpoints }: Wish, view: HostView): Overlap {
+function overlapOf({ network, endpoints, nameServers }: Wish, view: HostView): Overlap {
   const { addresses, routes, serverAddress } = network;
   const wanted = [...(serverAddress === null ? [] : [serverAddress]), ...(network.wanted ?? [])];
-  return findOverlap({ addresses, routes, wanted, endpoints }, view);
+  return findOverlap({ addresses, routes, wanted, endpoints, nameServers }, view);
 }
 
 /** Addresses and routes of the main table, or of the profile's. */

@@ -126,7 +126,7 @@ export async function showPlan(request: PlanRequest, output: Output): Promise<Ex
     const up = bringUpArgs(device, mtu, forwards(traffic.netns));
     const command: Command = ['ip', ...where, ...up];
     steps.push({ what: `MTU ${mtu} on ${device}`, command, input: null, undo: null, stays: false });
-    const changes = await setup.plan({ network, full, endpoints: [] });
+    const changes = await setup.plan({ network, full, endpoints: [], nameServers: dns.servers });
     steps.push(...changes.map((change) => stepOf(change)));
     const names = new Dns(dnsOptions(device, traffic.netns, journal, run));
     const told = await names.plan(dns);

@@ -196,6 +196,7 @@ const wish = (change: Partial<Network> = {}) => ({
   network: { ...NETWORK, ...change },
   full: false,
   endpoints: [],
+  nameServers: [],
 });
 
 /** What brings the link up on the host that runs the test. */
