@@ -10,6 +10,7 @@ import { expect, test } from 'vitest';
 import { FalseServer, frame, frames } from './false-server.ts';
 import { inNet, type Net } from './harness.ts';
 import { compareHostStates, readHostState } from './host-state.ts';
+import type { Program } from './program.ts';
 import { Client, PORT } from './vpn.ts';
 import { delay } from './waiting.ts';
 
@@ -166,7 +167,16 @@ function lay(net: Net): void {
   net.remember();
 }
 
-test('no push of a hostile server changes the host, each is named, the session stays', async () => {
+interface Parts {
+  readonly net: Net;
+  readonly server: FalseServer;
+  readonly client: Client;
+  /** Starts the client with the server's invite. */
+  readonly begin: (...flags: string[]) => Program;
+}
+
+/** Calls `play` with the server of the test and a client that it has invited. */
+async function withServer(play: (parts: Parts) => Promise<void>): Promise<void> {
   await inNet(['server', 'gateway', 'a'], async (net) => {
     lay(net);
     const server = await FalseServer.open(net.namespace('server'), '10.77.1.1', PORT, LEASE);
@@ -174,101 +184,89 @@ test('no push of a hostile server changes the host, each is named, the session s
       const client = new Client(net, 'a');
       const file = join(net.directory, 'invite');
       writeFileSync(file, server.invite, { mode: 0o600 });
-      const program = client.begin(null, '--invite-file', file);
-      await server.admit('a\u001b[2J\nroot');
-      await program.says(/connected: 192\.168\.9\.2/);
-      const before = readHostState(net.namespace('a'));
-      const ping = net.start('a', 'ping', [
-        '-n',
-        '-q',
-        '-i',
-        '0.2',
-        '-W',
-        '2',
-        LEASE.serverAddress,
-      ]);
-
-      const wrong: string[] = [];
-      const unchanged = (what: string) => {
-        const changes = compareHostStates(before, readHostState(net.namespace('a')));
-        wrong.push(...changes.map((line) => `${what}: ${line}`));
-      };
-      for (const [change, says] of [...ITEMS, ...WHOLE]) {
-        const what = JSON.stringify(change).slice(0, 120);
-        const said = await pushed(server, change);
-        if (!says.test(said.join('\n'))) wrong.push(`${what}: it says ${said.join('; ')}`);
-        await program.says(says);
-        unchanged(what);
-      }
-      for (const [what, bytes] of [...BROKEN, ...UNKNOWN]) {
-        await server.send(...bytes);
-        const said = await pushed(server, {});
-        if (said.length > 0) wrong.push(`${what}: it says ${said.join('; ')}`);
-        unchanged(what);
-      }
-      expect(program.stderr).toMatch(/control message of the server is malformed/);
-      // A push of before, as it was sealed then, and under its id of before.
-      await pushed(server, beside('10.40.0.0/16'));
-      const { lastSealed } = server;
-      expect(await pushed(server, {})).toEqual([]);
-      await server.sendSealed(lastSealed);
-      await server.say({ type: 'push', id: lastId, ...LEASE, ...beside('10.40.0.0/16') });
-      expect(await pushed(server, {})).toEqual([]);
-      unchanged('what was pushed before');
-      expect(wrong).toEqual([]);
-
-      expect(program.stderr).not.toContain('\u001b');
-      ping.signal('SIGINT');
-      const { stdout } = await ping.end();
-      const [, sent, received] = /(\d+) packets transmitted, (\d+)/.exec(stdout)!;
-      // The last one may be under way.
-      expect(Number(sent) - Number(received)).toBeLessThan(2);
-      expect(program.running).toBe(true);
-      await program.stop();
-      expect(net.difference('a')).toEqual([]);
+      const begin = (...flags: string[]) => client.begin(null, '--invite-file', file, ...flags);
+      await play({ net, server, client, begin });
     } finally {
       await server.close();
     }
   });
+}
+
+test('no push of a hostile server changes the host, each is named, the session stays', async () => {
+  await withServer(async ({ net, server, begin }) => {
+    const program = begin();
+    await server.admit('a\u001b[2J\nroot');
+    await program.says(/connected: 192\.168\.9\.2/);
+    const before = readHostState(net.namespace('a'));
+    const ping = net.start('a', 'ping', ['-n', '-q', '-i', '0.2', '-W', '2', LEASE.serverAddress]);
+
+    const wrong: string[] = [];
+    const unchanged = (what: string) => {
+      const changes = compareHostStates(before, readHostState(net.namespace('a')));
+      wrong.push(...changes.map((line) => `${what}: ${line}`));
+    };
+    for (const [change, says] of [...ITEMS, ...WHOLE]) {
+      const what = JSON.stringify(change).slice(0, 120);
+      const said = await pushed(server, change);
+      if (!says.test(said.join('\n'))) wrong.push(`${what}: it says ${said.join('; ')}`);
+      await program.says(says);
+      unchanged(what);
+    }
+    for (const [what, bytes] of [...BROKEN, ...UNKNOWN]) {
+      await server.send(...bytes);
+      const said = await pushed(server, {});
+      if (said.length > 0) wrong.push(`${what}: it says ${said.join('; ')}`);
+      unchanged(what);
+    }
+    expect(program.stderr).toMatch(/control message of the server is malformed/);
+    // A push of before, as it was sealed then, and under its id of before.
+    await pushed(server, beside('10.40.0.0/16'));
+    const { lastSealed } = server;
+    expect(await pushed(server, {})).toEqual([]);
+    await server.sendSealed(lastSealed);
+    await server.say({ type: 'push', id: lastId, ...LEASE, ...beside('10.40.0.0/16') });
+    expect(await pushed(server, {})).toEqual([]);
+    unchanged('what was pushed before');
+    expect(wrong).toEqual([]);
+
+    expect(program.stderr).not.toContain('\u001b');
+    ping.signal('SIGINT');
+    const { stdout } = await ping.end();
+    const [, sent, received] = /(\d+) packets transmitted, (\d+)/.exec(stdout)!;
+    // The last one may be under way.
+    expect(Number(sent) - Number(received)).toBeLessThan(2);
+    expect(program.running).toBe(true);
+    await program.stop();
+    expect(net.difference('a')).toEqual([]);
+  });
 }, 180_000);
 
 test('a lease with the addresses of the host, or around its server, cuts nothing off', async () => {
-  await inNet(['server', 'gateway', 'a'], async (net) => {
-    lay(net);
-    const server = await FalseServer.open(net.namespace('server'), '10.77.1.1', PORT, LEASE);
-    try {
-      const client = new Client(net, 'a');
-      const file = join(net.directory, 'invite');
-      writeFileSync(file, server.invite, { mode: 0o600 });
-      const way = (address: string) => net.ip('a', 'route', 'get', address);
-      for (const flags of [[], ['--full'], ['--full', '--protect']]) {
-        const program = client.begin(null, '--invite-file', file, ...flags);
-        if (server.heard.length === 0) await server.admit('a');
-        await program.says(/connected: 192\.168\.9\.2/);
-        for (const [address, serverAddress, prefixLength] of [
-          ['10.77.1.9', '10.77.1.8', 24],
-          ['10.9.0.2', '10.9.0.1', 8],
-          ['10.0.1.2', '10.0.1.77', 24],
-        ]) {
-          const what = `${address}/${prefixLength} ${flags.join(' ')}`;
-          expect(await pushed(server, { address, serverAddress, prefixLength }), what).toEqual([]);
-          expect(client.device()?.address, what).toBe(address);
-          expect(way('10.0.1.1'), what).toMatch(/dev eth0/);
-          // Also under protection, where the rest of a network that the tunnel carries is closed.
-          expect(await net.reaches('gateway', '10.0.1.2'), what).toBe(true);
-          const strangers = prefixLength === 24 ? serverAddress : '10.200.0.1';
-          expect(way(String(strangers)), what).toMatch(/dev cvc/);
-        }
-        expect(await pushed(server, {})).toEqual([]);
-        expect(await net.reaches('a', LEASE.serverAddress)).toBe(true);
-        expect(program.stderr).toMatch(
-          /10\.77\.1\.0\/24 in the tunnel contains the server's outer/,
-        );
-        await program.stop();
-        expect(net.difference('a')).toEqual([]);
+  await withServer(async ({ net, server, client, begin }) => {
+    const way = (address: string) => net.ip('a', 'route', 'get', address);
+    for (const flags of [[], ['--full'], ['--full', '--protect']]) {
+      const program = begin(...flags);
+      if (server.heard.length === 0) await server.admit('a');
+      await program.says(/connected: 192\.168\.9\.2/);
+      for (const [address, serverAddress, prefixLength] of [
+        ['10.77.1.9', '10.77.1.8', 24],
+        ['10.9.0.2', '10.9.0.1', 8],
+        ['10.0.1.2', '10.0.1.77', 24],
+      ]) {
+        const what = `${address}/${prefixLength} ${flags.join(' ')}`;
+        expect(await pushed(server, { address, serverAddress, prefixLength }), what).toEqual([]);
+        expect(client.device()?.address, what).toBe(address);
+        expect(way('10.0.1.1'), what).toMatch(/dev eth0/);
+        // Also under protection, where the rest of a network that the tunnel carries is closed.
+        expect(await net.reaches('gateway', '10.0.1.2'), what).toBe(true);
+        const strangers = prefixLength === 24 ? serverAddress : '10.200.0.1';
+        expect(way(String(strangers)), what).toMatch(/dev cvc/);
       }
-    } finally {
-      await server.close();
+      expect(await pushed(server, {})).toEqual([]);
+      expect(await net.reaches('a', LEASE.serverAddress)).toBe(true);
+      expect(program.stderr).toMatch(/10\.77\.1\.0\/24 in the tunnel contains the server's outer/);
+      await program.stop();
+      expect(net.difference('a')).toEqual([]);
     }
   });
 });

@@ -6,10 +6,10 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { cleanUp } from '../../client/cleanup.ts';
 import { placeOfTunnel } from '../../client/place.ts';
-import type { Output } from '../../shared/program.ts';
 import { acquireInstanceLock } from '../../shared/system/instance-lock.ts';
 import { Journal } from '../../shared/system/journal.ts';
 import { serveLocalSocket } from '../../shared/system/local-socket.ts';
+import { collectOutput } from './collected-output.ts';
 
 let folder: string;
 beforeEach(() => {
@@ -25,12 +25,7 @@ function setUp() {
   const resolver = join(folder, 'resolv.conf');
   writeFileSync(resolver, 'as before');
   new Journal(placeOfTunnel(place, 'b').journalPath).replaceFile(resolver, 'ours');
-  const said: string[] = [];
-  const output = {
-    warn: (text: string) => said.push(text),
-    talk: (text: string) => said.push(text),
-    facts: () => {},
-  } as unknown as Output;
+  const { said, output } = collectOutput();
   const clean = () => cleanUp(place, false, output);
   return { place, said, clean, resolver: () => readFileSync(resolver, 'utf8') };
 }

@@ -7,8 +7,8 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { placeOfTunnel } from '../../client/place.ts';
 import { disconnect, readStatus, rotateKey, showStatus } from '../../client/running.ts';
-import type { Output } from '../../shared/program.ts';
 import { type LocalSocket, serveLocalSocket } from '../../shared/system/local-socket.ts';
+import { collectOutput } from './collected-output.ts';
 
 const LISTENER =
   "require('node:net').createServer().listen(process.argv[1], () => console.log('ready'))";
@@ -49,17 +49,8 @@ const QUIET = {
   server: { endpoint: null, lastHandshake: null, bytesReceived: 0, bytesSent: 0, drops: {} },
 };
 
-function collect() {
-  const [shown, said]: [{ value: unknown; text: string }[], string[]] = [[], []];
-  const output = {
-    facts: (value: unknown, text: string) => shown.push({ value, text }),
-    warn: (text: string) => said.push(text),
-  } as unknown as Output;
-  return { shown, said, output };
-}
-
 test('one that is stopped is named with its process, and the others are shown', async () => {
-  const { shown, output } = collect();
+  const { shown, output } = collectOutput();
   expect(await showStatus(place(), undefined, output)).toBe(3);
   const silent = { tunnel: 'home', state: 'notAnswering', pid: stopped.pid };
   expect(shown[0]!.value).toMatchObject({ tunnels: [silent, { tunnel: 'office' }] });
@@ -69,7 +60,7 @@ test('one that is stopped is named with its process, and the others are shown', 
 });
 
 test('disconnect ends those that answer, and says which one does not', async () => {
-  const { shown, said, output } = collect();
+  const { shown, said, output } = collectOutput();
   expect(await disconnect(place(), undefined, true, output)).toBe(1);
   expect(ended).toEqual(['office']);
   expect(shown[0]!.value).toMatchObject({ tunnels: [{ tunnel: 'office' }, { tunnel: 'home' }] });

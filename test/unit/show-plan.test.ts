@@ -12,8 +12,8 @@ import { chooseTarget } from '../../client/target.ts';
 import { generatePrivateKey, keyToBase64, publicKeyOf } from '../../keys/keypair.ts';
 import type { Lease } from '../../shared/control/messages.ts';
 import type { Logger } from '../../shared/log.ts';
-import type { Output } from '../../shared/program.ts';
 import { serveLocalSocket } from '../../shared/system/local-socket.ts';
+import { collectOutput } from './collected-output.ts';
 
 const LEASE: Lease = {
   ...{
@@ -56,16 +56,11 @@ interface Facts {
 
 async function plan(text: string): Promise<{ facts: Facts; text: string }> {
   const { target, fallbacks, tunnel } = chooseTarget({ text, invite: undefined, now: 0 }, store);
-  let shown: { facts: Facts; text: string } | undefined;
-  const output = {
-    facts: (facts: Facts, printed: string) => {
-      shown = { facts, text: printed };
-    },
-  } as unknown as Output;
+  const { shown, output } = collectOutput();
   const traffic = { full: 'no', lan: true, protect: false, lockdown: false, netns: null } as const;
   const at = placeOfTunnel(place(), tunnel);
   await showPlan({ target, fallbacks, store, place: at, device: 'cvc0', traffic }, output);
-  return shown!;
+  return { facts: shown[0]!.value as Facts, text: shown[0]!.text };
 }
 
 test('the plan shows every server, and a remembered lease as one', async () => {
