@@ -9,7 +9,7 @@ import { writeOwnerOnly } from '../keys/key-file.ts';
 import { VpnError } from '../shared/errors.ts';
 import type { Output } from '../shared/program.ts';
 import { makeDirectory } from '../shared/system/make-directory.ts';
-import { applyNft, deleteTableArgs, readTables } from '../shared/system/nft.ts';
+import { applyNft, deleteTableArgs, hasTable, readTables } from '../shared/system/nft.ts';
 import { readOwnFile } from '../shared/system/own-file.ts';
 import { commandFailure, type Run } from '../shared/system/run.ts';
 import { protectionScript } from './protection-rules.ts';
@@ -60,14 +60,23 @@ export class Lockdowns {
 
   /**
    * Makes a table that is missing. False: what was written down is damaged, or was not written by
-   * us; in force now, and written down, is what lets out tunnels alone. Errors: STATE_UNUSABLE,
-   * COMMAND_FAILED, COMMAND_MISSING.
+   * us; in force now, and written down, is what lets out tunnels alone. Errors: HOST_REFUSED when
+   * even that is not there although nft took it, STATE_UNUSABLE, COMMAND_FAILED, COMMAND_MISSING.
    */
   async restore(table: string, run: Run): Promise<boolean> {
     const script = this.#read(table);
-    if (script !== null && (await isApplied(script, run))) return true;
+    if (script !== null && (await isApplied(script, table, run))) return true;
     const strict = strictest(table);
     await applyNft(strict, run);
+    if (!(await hasTable('inet', table, run))) {
+      throw new VpnError(
+        'HOST_REFUSED',
+        `nft took the rules, but there is no table inet ${table}`,
+        {
+          hint: 'Look for what removes tables of nftables: another firewall.',
+        },
+      );
+    }
     this.write(table, strict);
     return false;
   }
@@ -109,11 +118,11 @@ export class Lockdowns {
   }
 }
 
-/** False: nft does not take the script. Errors: COMMAND_MISSING. */
-async function isApplied(script: string, run: Run): Promise<boolean> {
+/** False: nft does not take the script, or it makes no such table. Errors: COMMAND_MISSING. */
+async function isApplied(script: string, table: string, run: Run): Promise<boolean> {
   try {
     await applyNft(script, run);
-    return true;
+    return await hasTable('inet', table, run);
   } catch (error) {
     if (commandFailure(error) === null) throw error;
     return false;

@@ -16,10 +16,10 @@ import { endLockdowns, restoreLockdowns } from '../../client/lockdown-commands.t
 import { placeOfTunnel } from '../../client/place.ts';
 import { Protection } from '../../client/protection.ts';
 import { VpnError } from '../../shared/errors.ts';
-import type { Output } from '../../shared/program.ts';
 import { Journal } from '../../shared/system/journal.ts';
 import { serveLocalSocket } from '../../shared/system/local-socket.ts';
 import type { Run } from '../../shared/system/run.ts';
+import { collectOutput } from './collected-output.ts';
 
 let folder: string;
 beforeEach(() => {
@@ -50,12 +50,7 @@ function setUp() {
     } else stdout = '[]';
     return { stdout, stderr: '' };
   };
-  const said: string[] = [];
-  const output = {
-    warn: (text: string) => said.push(text),
-    talk: (text: string) => said.push(text),
-    facts: () => {},
-  } as unknown as Output;
+  const { said, output } = collectOutput();
   const place = { stateDirectory: join(folder, 'state'), runDirectory: join(folder, 'run') };
   const lockdowns = new Lockdowns(place.stateDirectory);
   const journal = new Journal(join(folder, 'journal'), run);
@@ -72,16 +67,13 @@ test('is written down before it is in force, for its owner alone, and as it is w
   await protection.set({ ownMark: { mark: 99, port: 4242 }, addresses: ['10.8.0.2'], ranges: [] });
   expect(tables.get(TABLE)).toMatch(/mark 99[\s\S]*10\.8\.0\.2/);
   await protection.set({ ranges: ['10.8.0.0/24'] });
-  const { run } = setUp();
-  const [after, restored] = [tables.get(TABLE), new Map<string, string>()];
-  await lockdowns.restore(TABLE, async (program, args, options) => {
-    restored.set(TABLE, String(options?.input));
-    return run(program, args, options);
-  });
+  const after = tables.get(TABLE);
+  const rebooted = setUp();
+  await lockdowns.restore(TABLE, rebooted.run);
   await protection.end();
   expect(after).not.toBe(tables.get(TABLE));
-  expect(restored.get(TABLE)).toBe(tables.get(TABLE));
-  expect(restored.get(TABLE)).toContain('10.8.0.0/24');
+  expect(rebooted.tables.get(TABLE)).toBe(tables.get(TABLE));
+  expect(rebooted.tables.get(TABLE)).toContain('10.8.0.0/24');
 });
 
 test('a protection without lockdown writes nothing down', async () => {
@@ -125,6 +117,29 @@ asRoot.each([
   expect(await restoreLockdowns(place, output, run)).toBe(1);
   expect(tables.get(TABLE)).toMatch(/hook output priority 0[\s\S]*oifgroup[\s\S]*reject/);
   expect(await lockdowns.restore(TABLE, run)).toBe(true);
+});
+
+test('a table that is not there, although nft took it, is not called put back', async () => {
+  const { tables, run, lockdowns, protection } = setUp();
+  await protection.begin();
+  tables.clear();
+  let lost = 0;
+  const losing = (times: number): Run => {
+    lost = 0;
+    return async (program, args, options) => {
+      const outcome = await run(program, args, options);
+      if (args[0] === '-f' && lost++ < times) tables.clear();
+      return outcome;
+    };
+  };
+  expect(await lockdowns.restore(TABLE, losing(1))).toBe(false);
+  expect(tables.get(TABLE)).toMatch(/oifgroup[\s\S]*reject/);
+  const before = readFileSync(join(folder, 'state', 'lockdown', `${TABLE}.nft`), 'utf8');
+  await expect(lockdowns.restore(TABLE, losing(2))).rejects.toMatchObject({
+    code: 'HOST_REFUSED',
+    message: expect.stringContaining(`no table inet ${TABLE}`),
+  });
+  expect(readFileSync(join(folder, 'state', 'lockdown', `${TABLE}.nft`), 'utf8')).toBe(before);
 });
 
 asRoot('is not put back from what another user wrote', async () => {
