@@ -4,7 +4,7 @@
  */
 import { forbidCoreDumps } from '../native/index.ts';
 import { networkText, parseCidr } from '../shared/cidr.ts';
-import { ExitCode, VpnError } from '../shared/errors.ts';
+import type { VpnError } from '../shared/errors.ts';
 import type { Environment, Output } from '../shared/program.ts';
 import { giveBackRegularly } from '../shared/system/give-back.ts';
 import { openNotifier } from '../shared/system/notify.ts';
@@ -12,8 +12,8 @@ import { requireTun } from '../shared/system/require-tun.ts';
 import { run } from '../shared/system/run.ts';
 import { Client } from './client.ts';
 import type { ClientOptions } from './client-options.ts';
+import { withClosures } from './closures.ts';
 import { thisHost } from './host.ts';
-import { readClosures } from './protection.ts';
 import { type ClientStatus, namesBeside } from './status.ts';
 
 /** Exit codes of shells for a program that a signal ended. */
@@ -91,19 +91,8 @@ export async function runClient(options: ForegroundOptions, output: Output): Pro
   }
   // Nobody reads a daemon's last words on standard output any more.
   if (reason !== null && report) log.error({ code: reason.code }, reason.message);
-  if (reason !== null) throw await withClosures(reason);
+  if (reason !== null) throw await withClosures(reason, run);
   return signal === null ? 0 : SIGNAL_EXIT[signal];
-}
-
-/** Who is not let out by rules that another client left, or has, would look for the server. */
-async function withClosures(reason: VpnError): Promise<VpnError> {
-  if (reason.exitCode !== ExitCode.unreachable) return reason;
-  const tables = await readClosures(run).catch(() => []);
-  if (tables.length === 0) return reason;
-  return new VpnError(reason.code, reason.message, {
-    cause: reason.cause,
-    hint: `Rules of another connection, or of a lockdown, let nothing but protected tunnels leave this host (${tables.join(', ')}): connect with --protect, too, or run \`vpn-client disconnect\`, \`cleanup\` or \`unlock\`.`,
-  });
 }
 
 /** The last line of a successful connect. */

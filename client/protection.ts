@@ -4,7 +4,7 @@
  * protection-rules.ts, what a lockdown leaves on disk is lockdown.ts.
  */
 import type { HostChange, Journal } from '../shared/system/journal.ts';
-import { applyNft, deleteTableArgs, hasTable, readRuleset } from '../shared/system/nft.ts';
+import { applyNft, deleteTableArgs, hasTable } from '../shared/system/nft.ts';
 import type { Run } from '../shared/system/run.ts';
 import { readHostView } from './host-view.ts';
 import { LOCKDOWN, type Lockdowns } from './lockdown.ts';
@@ -16,8 +16,8 @@ import {
   protectionScript,
 } from './protection-rules.ts';
 
-/** Tables whose name begins so go with their client. */
-const PROTECTION = 'culvert-protect-';
+/** Name of the table of a device: this and the device; such tables go with their client. */
+export const PROTECTION = 'culvert-protect-';
 
 /**
  * disconnected: the client ends (lockdown). connecting: the tunnel is not up. blocked: it is, and
@@ -152,12 +152,4 @@ export class Protection {
     const addresses = innerAlone(facts.addresses, view);
     return protectionScript(this.#table, { ...facts, addresses, device, lan: networks, kept });
   }
-}
-
-/** Tables that let nothing out but tunnels. Errors: COMMAND_FAILED, COMMAND_MISSING. */
-export async function readClosures(run: Run): Promise<string[]> {
-  const { chains } = await readRuleset(run);
-  const ours = ({ family, table }: (typeof chains)[number]): boolean =>
-    family === 'inet' && (table.startsWith(LOCKDOWN) || table.startsWith(PROTECTION));
-  return [...new Set(chains.filter(ours).map(({ table }) => table))];
 }

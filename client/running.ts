@@ -80,26 +80,14 @@ export async function showStatus(
   const { warnOfMissing } = await import('./lockdown.ts');
   await warnOfMissing(place.stateDirectory, output, run);
   const found = await readStatus(place, name).catch(async (error) => {
-    throw await withClosures(error);
+    const { withClosures } = await import('./closures.ts');
+    throw await withClosures(error, run);
   });
   const facts = found.length === 1 ? found[0] : { tunnels: found };
   const text = (client: ClientStatus | SilentClient): string =>
     isSilent(client) ? silenceText(client) : statusText(client);
   output.facts(facts, found.map(text).join('\n\n'));
   return exitCodeOf(found);
-}
-
-/** Who asks why nothing works is told of rules that clients which are gone have left. */
-async function withClosures(error: unknown): Promise<unknown> {
-  if (!(error instanceof VpnError) || error.code !== 'NOT_RUNNING') return error;
-  const { readClosures } = await import('./protection.ts');
-  const tables = await readClosures(run).catch(() => []);
-  if (tables.length === 0) return error;
-  const text = `${error.message}, and this host is closed: only tunnels lead out (${tables.join(', ')})`;
-  return new VpnError('NOT_RUNNING', text, {
-    cause: error,
-    hint: 'Connect again, or run `vpn-client cleanup`, for a lockdown `vpn-client unlock`.',
-  });
 }
 
 /** Not connected comes before connected in part. */

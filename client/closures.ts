@@ -1,0 +1,34 @@
+/**
+ * What closes this host: tables of protections and lockdowns that let out tunnels alone, whoever's
+ * they are and also when he is gone; and errors that name them, for who wonders why nothing works.
+ */
+import { ExitCode, VpnError } from '../shared/errors.ts';
+import { readRuleset } from '../shared/system/nft.ts';
+import type { Run } from '../shared/system/run.ts';
+import { LOCKDOWN } from './lockdown.ts';
+import { PROTECTION } from './protection.ts';
+
+/** Tables that let nothing out but tunnels. Errors: COMMAND_FAILED, COMMAND_MISSING. */
+export async function readClosures(run: Run): Promise<string[]> {
+  const { chains } = await readRuleset(run);
+  const ours = ({ family, table }: (typeof chains)[number]): boolean =>
+    family === 'inet' && (table.startsWith(LOCKDOWN) || table.startsWith(PROTECTION));
+  return [...new Set(chains.filter(ours).map(({ table }) => table))];
+}
+
+/**
+ * `error` with the closures of this host and the ways out, when they may be behind it: nobody
+ * runs whose they could be, or the server was not reached. Else `error` itself.
+ */
+export async function withClosures(error: unknown, run: Run): Promise<unknown> {
+  if (!(error instanceof VpnError)) return error;
+  const nobodyRuns = error.code === 'NOT_RUNNING';
+  if (!nobodyRuns && error.exitCode !== ExitCode.unreachable) return error;
+  const tables = await readClosures(run).catch(() => []);
+  if (tables.length === 0) return error;
+  const text = `${error.message}, and this host is closed: only tunnels lead out (${tables.join(', ')})`;
+  const hint = nobodyRuns
+    ? 'Connect again, or run `vpn-client cleanup`, for a lockdown `vpn-client unlock`.'
+    : 'Connect with --protect, too, or run `vpn-client disconnect`, `cleanup` or `unlock`.';
+  return new VpnError(error.code, text, { cause: error, hint });
+}
