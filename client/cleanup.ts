@@ -4,120 +4,176 @@ import { ExitCode, VpnError } from '../shared/errors.ts';
 import type { Output } from '../shared/program.ts';
 import { acquireInstanceLock } from '../shared/system/instance-lock.ts';
 import { Journal } from '../shared/system/journal.ts';
+import { isServed } from '../shared/system/local-socket.ts';
 import { requireNetAdmin } from '../shared/system/require-tun.ts';
-import { run } from '../shared/system/run.ts';
+import { type Run, run } from '../shared/system/run.ts';
 import { removeDeadSockets } from '../shared/uapi/socket.ts';
+import { RESOLV_CONF } from './dns.ts';
+import { findLeftovers, isResolverFileLeft } from './leftovers.ts';
 import { readLockdowns, warnOfMissing } from './lockdown.ts';
 import { endLockdowns } from './lockdown-commands.ts';
 import { type Place, placeOfTunnel, tunnelsWithJournal, tunnelsWithSocket } from './place.ts';
 import { readStatus } from './running.ts';
 
+/** What came of it: of people's words for changes those that are undone, and those that are not. */
+interface Outcome {
+  readonly undone: string[];
+  readonly failed: string[];
+}
+
+interface Cleanup {
+  readonly place: Place;
+  readonly output: Output;
+  readonly run: Run;
+  /** Tunnels whose client runs, also one that only begins, is ending, or hangs. */
+  readonly running: readonly string[];
+}
+
 /**
- * Undoes the journals of the clients of a run directory that are gone, newest change first, and
- * removes their sockets. Exit code 1 when something stays. Errors: ALREADY_RUNNING when all of
- * them run, or another cleanup does, NO_NET_ADMIN.
+ * Undoes the journals of the clients of a run directory that are gone, newest change first,
+ * removes their sockets, and what is left on this host of clients without a journal. Exit code 1
+ * when something stays. Errors: ALREADY_RUNNING when there is nothing but what clients that run
+ * have changed, or another cleanup runs, NO_NET_ADMIN.
  */
-export async function cleanUp(place: Place, lockdown: boolean, output: Output): Promise<ExitCode> {
-  if (!existsSync(place.runDirectory)) return undoAll(place, lockdown, output);
+export async function cleanUp(
+  place: Place,
+  lockdown: boolean,
+  output: Output,
+  { run: runner = run, resolvConf = RESOLV_CONF }: { run?: Run; resolvConf?: string } = {},
+): Promise<ExitCode> {
+  requireNetAdmin();
   // Two that undo the same journal would each take what the other has done for a failure.
-  const lock = acquireInstanceLock(place.runDirectory, 'cleanup');
+  const lock = existsSync(place.runDirectory)
+    ? acquireInstanceLock(place.runDirectory, 'cleanup')
+    : null;
   try {
-    return await undoAll(place, lockdown, output);
+    const running = await runningTunnels(place);
+    const cleanup = { place, output, run: runner, running };
+    const outcome: Outcome = { undone: [], failed: [] };
+    await undoJournals(cleanup, outcome);
+    const sockets = [...removeSockets(cleanup), ...(await removeDeadSockets())];
+    outcome.undone.push(...sockets.map((path) => `socket ${path}`));
+    await removeLeftovers(cleanup, outcome);
+    if (await isResolverFileLeft(runner, resolvConf)) {
+      outcome.failed.push(`file ${resolvConf}`);
+      output.warn(
+        `${resolvConf} still is that of a tunnel that is gone, and no journal in ${place.runDirectory} tells what was there: put back what this host had, a link or \`nameserver ADDRESS\` lines`,
+      );
+    }
+    const ended = lockdown ? await endLockdowns(place, output, runner) : [];
+    outcome.undone.push(...ended.map((table) => `lockdown ${table}`));
+    report(cleanup, outcome);
+    if (!lockdown) await hintAtLockdown(cleanup);
+    return outcome.failed.length === 0 ? ExitCode.ok : ExitCode.other;
   } finally {
-    lock.release();
+    lock?.release();
   }
 }
 
-async function undoAll(place: Place, lockdown: boolean, output: Output): Promise<ExitCode> {
-  const tunnels = tunnelsWithJournal(place);
-  if (tunnels.length > 0 || lockdown) requireNetAdmin();
-  const undone: string[] = [];
-  const failed: string[] = [];
-  for (const tunnel of await stoppedOf(place, tunnels, output)) {
-    const { journal, whole } = openJournal(placeOfTunnel(place, tunnel).journalPath, output);
+async function runningTunnels(place: Place): Promise<string[]> {
+  const tunnels = tunnelsWithSocket(place);
+  const served = tunnels.map((tunnel) => isServed(placeOfTunnel(place, tunnel).socketPath));
+  const answers = await Promise.all(served);
+  return tunnels.filter((_, at) => answers[at]);
+}
+
+async function undoJournals(cleanup: Cleanup, { undone, failed }: Outcome): Promise<void> {
+  const { place, output, running } = cleanup;
+  for (const tunnel of tunnelsWithJournal(place)) {
+    if (running.includes(tunnel)) continue;
+    const { journal, whole } = openJournal(placeOfTunnel(place, tunnel).journalPath, cleanup);
     if (!whole) failed.push(`what cannot be read of the journal of ${tunnel}`);
     if (journal === null) continue;
     const before = journal.pending;
     for (const { what, error } of await journal.undoAll()) {
       failed.push(what);
-      output.warn(`could not undo: ${what}: ${error instanceof Error ? error.message : error}`);
+      output.warn(`could not undo: ${what}: ${messageOf(error)}`);
     }
     undone.push(...before.filter((what) => !failed.includes(what)).toReversed());
   }
-  const sockets = [...(await removeSockets(place)), ...(await removeDeadSockets())];
-  undone.push(...sockets.map((path) => `socket ${path}`));
-  const ended = lockdown ? await endLockdowns(place, output) : [];
-  undone.push(...ended.map((table) => `lockdown ${table}`));
+}
+
+/** What no journal tells of, such as one that was damaged. */
+async function removeLeftovers(cleanup: Cleanup, { undone, failed }: Outcome): Promise<void> {
+  const { place, output, run: runner, running } = cleanup;
+  const leftovers = await findLeftovers(runner).catch((error: unknown) => {
+    // As on a kernel without nftables, where there is nothing to find either.
+    output.warn(`cannot look for what is left without a journal: ${messageOf(error)}`);
+    return [];
+  });
+  if (leftovers.length === 0) return;
+  // One that has rules and no device yet, or no more, says nothing of itself.
+  const shown = await readStatus(place, undefined).catch(() => []);
+  if (shown.length < running.length) {
+    failed.push(...leftovers.map(({ what }) => what));
+    output.warn('left alone, because a client just begins or is ending: run this again');
+    return;
+  }
+  for (const { what, undo } of leftovers) {
+    const [file, ...args] = undo;
+    try {
+      await runner(file, args);
+      undone.push(`${what}, of a client that is gone`);
+    } catch (error) {
+      failed.push(what);
+      output.warn(`could not undo: ${what}: ${messageOf(error)}; try \`${undo.join(' ')}\``);
+    }
+  }
+}
+
+/** Errors: ALREADY_RUNNING. */
+function report({ place, output, running }: Cleanup, { undone, failed }: Outcome): void {
+  const busy = tunnelsWithJournal(place).filter((tunnel) => running.includes(tunnel));
+  const nothing = undone.length + failed.length === 0;
+  if (nothing && busy.length > 0) {
+    throw new VpnError('ALREADY_RUNNING', `the client of ${busy[0]} is running`, {
+      hint: `Run \`vpn-client disconnect ${busy[0]}\`: it undoes its changes itself.`,
+    });
+  }
+  for (const tunnel of busy) output.talk(`left alone: the client of ${tunnel} is running`);
   const text = undone.map((what) => `undone: ${what}`).join('\n');
-  const nothing = failed.length === 0 ? 'nothing to undo' : 'undone: nothing';
-  output.facts({ undone, failed }, text || nothing);
-  if (!lockdown) await hintAtLockdown(place, output);
-  return failed.length === 0 ? ExitCode.ok : ExitCode.other;
+  output.facts({ undone, failed }, text || (nothing ? 'nothing to undo' : 'undone: nothing'));
 }
 
 /** A lockdown is meant to stay; whoever wonders why nothing works is told. */
-async function hintAtLockdown(place: Place, output: Output): Promise<void> {
-  await warnOfMissing(place.stateDirectory, output, run);
-  const tables = await readLockdowns(run).catch(() => []);
+async function hintAtLockdown({ place, output, run: runner }: Cleanup): Promise<void> {
+  await warnOfMissing(place.stateDirectory, output, runner);
+  const tables = await readLockdowns(runner).catch(() => []);
   if (tables.length > 0) output.talk('this host is locked down; `vpn-client unlock` ends it');
 }
 
 /** Of a damaged journal what can be read, with a warning; the journals of others are good all the same. */
 function openJournal(
   path: string,
-  output: Output,
+  { output, run: runner }: Cleanup,
 ): { readonly journal: Journal | null; readonly whole: boolean } {
   try {
-    return { journal: new Journal(path), whole: true };
+    return { journal: new Journal(path, runner), whole: true };
   } catch (error) {
     if (!(error instanceof VpnError) || error.code !== 'STATE_UNUSABLE') throw error;
-    output.warn(error.message);
-  }
-  const journal = Journal.salvage(path);
-  if (journal !== null) {
+    const salvaged = Journal.salvage(path, runner);
+    if (salvaged === null) {
+      output.warn(`${error.message}; ${error.hint}`);
+      return { journal: null, whole: false };
+    }
     output.warn(
-      `what can be read of it is undone; all of it is in ${path}.damaged: compare /etc/resolv.conf, \`ip rule\` and \`nft list tables\` with it`,
+      `${error.message}; what can be read of it is undone, all of it is in ${salvaged.copy}: compare /etc/resolv.conf, \`ip rule\`, \`ip netns\` and \`nft list tables\` with it`,
     );
+    return { journal: salvaged.journal, whole: false };
   }
-  return { journal, whole: false };
 }
 
 /** Removes the control sockets of clients that are gone. Result: their paths. */
-async function removeSockets(place: Place): Promise<string[]> {
-  const removed: string[] = [];
-  for (const tunnel of tunnelsWithSocket(place)) {
-    if (await isRunning(place, tunnel)) continue;
-    const { socketPath } = placeOfTunnel(place, tunnel);
-    rmSync(socketPath, { force: true });
-    removed.push(socketPath);
-  }
-  return removed;
-}
-
-/** Those whose clients are gone. Errors: ALREADY_RUNNING when that is none of several or one. */
-async function stoppedOf(
-  place: Place,
-  tunnels: readonly string[],
-  output: Output,
-): Promise<readonly string[]> {
-  const running: string[] = [];
-  for (const tunnel of tunnels) if (await isRunning(place, tunnel)) running.push(tunnel);
-  const [first] = running;
-  if (first !== undefined && running.length === tunnels.length) {
-    throw new VpnError('ALREADY_RUNNING', `the client of ${first} is running`, {
-      hint: `Run \`vpn-client disconnect ${first}\`: it undoes its changes itself.`,
+function removeSockets({ place, running }: Cleanup): string[] {
+  return tunnelsWithSocket(place)
+    .filter((tunnel) => !running.includes(tunnel))
+    .map((tunnel) => {
+      const { socketPath } = placeOfTunnel(place, tunnel);
+      rmSync(socketPath, { force: true });
+      return socketPath;
     });
-  }
-  for (const tunnel of running) output.talk(`left alone: the client of ${tunnel} is running`);
-  return tunnels.filter((tunnel) => !running.includes(tunnel));
 }
 
-async function isRunning(place: Place, tunnel: string): Promise<boolean> {
-  try {
-    await readStatus(place, tunnel);
-    return true;
-  } catch (error) {
-    if (error instanceof VpnError && error.code === 'NOT_RUNNING') return false;
-    throw error;
-  }
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }

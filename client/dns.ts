@@ -42,7 +42,7 @@ export interface DnsOptions {
   readonly file?: string;
 }
 
-const RESOLV_CONF = '/etc/resolv.conf';
+export const RESOLV_CONF = '/etc/resolv.conf';
 /** More are ignored by the C library (resolv.conf(5), MAXNS). */
 const MAX_SERVERS_IN_FILE = 3;
 /** First line of a plain file of ours. */
@@ -254,7 +254,8 @@ async function isOpenresolv(run: Run): Promise<boolean> {
   }
 }
 
-function startsWithNote(file: string): boolean {
+/** Whether a file is that of a tunnel. */
+export function startsWithNote(file: string): boolean {
   try {
     return readFileSync(file, 'utf8').startsWith(NOTE);
   } catch {

@@ -11,11 +11,13 @@ import { contains, networkText, parseCidr } from '../shared/cidr.ts';
 import type { Endpoint } from '../shared/dataplane.ts';
 import { ERRORS, ExitCode, VpnError } from '../shared/errors.ts';
 import type { HostPort } from '../shared/profile.ts';
+import { Journal } from '../shared/system/journal.ts';
 import { readLinks } from '../shared/system/link.ts';
 import { requireTun } from '../shared/system/require-tun.ts';
 import type { Run } from '../shared/system/run.ts';
+import { findLeftovers } from './leftovers.ts';
 import { LOCKDOWN, Lockdowns, readLockdowns } from './lockdown.ts';
-import { type Place, tunnelsWithJournal } from './place.ts';
+import { type Place, placeOfTunnel, tunnelsWithJournal } from './place.ts';
 import { type LookUp, resolveEndpoints } from './resolve.ts';
 import { answering, isSilent, readStatus, type SilentClient, silenceText } from './running.ts';
 import type { ClientStatus } from './status.ts';
@@ -51,7 +53,9 @@ export async function examine(options: DoctorOptions): Promise<Finding[]> {
   const { place } = options;
   const clients = await readStatus(place, undefined).catch(() => []);
   const found = [privileges(), ...(await programs(options.run)), clock()];
-  found.push(leftovers(place, new Set(clients.map((client) => client.tunnel))));
+  found.push(
+    ...(await leftovers(place, new Set(clients.map(({ tunnel }) => tunnel)), options.run)),
+  );
   const running = answering(clients);
   found.push(...(await lockdowns(place, options.run, running)));
   found.push(...clients.map((client) => (isSilent(client) ? silent(client) : tunnel(client))));
@@ -106,16 +110,41 @@ function clock(): Finding {
 }
 
 /** A journal of a tunnel that none of the clients `running` has is one of a client that was killed. */
-function leftovers(place: Place, running: ReadonlySet<string>): Finding {
-  let journals: string[];
+async function leftovers(place: Place, running: ReadonlySet<string>, run: Run): Promise<Finding[]> {
+  const found: Finding[] = [];
+  const killed: string[] = [];
   try {
-    journals = tunnelsWithJournal(place).filter((tunnel) => !running.has(tunnel));
+    for (const tunnel of tunnelsWithJournal(place)) {
+      if (running.has(tunnel)) continue;
+      const fault = faultOfJournal(placeOfTunnel(place, tunnel).journalPath);
+      if (fault === null) killed.push(tunnel);
+      else found.push(failed('leftovers', fault));
+    }
   } catch (error) {
-    return failed('leftovers', error);
+    return [failed('leftovers', error)];
   }
-  if (journals.length === 0) return good('leftovers', 'nothing was left behind');
-  const text = `this host is still changed by ${journals.join(', ')}, which was killed or just begins`;
-  return unknown('leftovers', text, 'Run `vpn-client cleanup`, or connect again.');
+  if (killed.length > 0) {
+    const text = `this host is still changed by ${killed.join(', ')}, which was killed or just begins`;
+    return [...found, unknown('leftovers', text, 'Run `vpn-client cleanup`, or connect again.')];
+  }
+  // Those of a good journal were named with it. Who may not ask the packet filter was told above.
+  const left = (await findLeftovers(run).catch(() => [])).map(({ what }) => what);
+  if (left.length > 0) {
+    const text = `clients that are gone left, without a journal: ${left.join(', ')}`;
+    found.push(unknown('leftovers', text, 'Run `vpn-client cleanup`.'));
+  }
+  return found.length > 0 ? found : [good('leftovers', 'nothing was left behind')];
+}
+
+/** null: it can be read. */
+function faultOfJournal(path: string): VpnError | null {
+  try {
+    new Journal(path);
+    return null;
+  } catch (error) {
+    if (error instanceof VpnError) return error;
+    throw error;
+  }
 }
 
 /** What clients that are gone left locked, and what is to be locked and is not. */

@@ -80,6 +80,15 @@ export function chooseNumbers(taken: TakenNumbers, seed: number, mark = 0): Rout
   };
 }
 
+/** What one of our tables is for; null: none of ours, or no table. */
+export function tableUse(
+  table: number,
+): { readonly pair: number; readonly overlap: boolean } | null {
+  const at = table - FIRST_NUMBER;
+  if (!(at >= 0 && at < PAIRS * 2)) return null;
+  return { pair: Math.floor(at / 2), overlap: at % 2 === 1 };
+}
+
 /** The changes in the order to make them. */
 export function fullTunnelChanges(wish: FullTunnelWish): HostChange[] {
   const { device, numbers, carried, blocked, lan } = wish;

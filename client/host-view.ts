@@ -28,14 +28,21 @@ const RESOLVER_FILES = ['/etc/resolv.conf', '/run/systemd/resolve/resolv.conf'];
 const RP_FILTER = '/proc/sys/net/ipv4/conf';
 const FORWARDING = '/proc/sys/net';
 
-interface RouteRow {
+/** As `ip -json route show` prints it. */
+export interface RouteRow {
+  /** Absent: unicast. */
+  readonly type?: string;
   readonly dst?: string;
   readonly dev?: string;
   readonly gateway?: string;
   readonly table?: string;
 }
-interface RuleRow {
+/** As `ip -json rule show` prints it. */
+export interface RuleRow {
   readonly priority?: number;
+  readonly dst?: string;
+  /** There, as null, for a rule about everything else. */
+  readonly not?: null;
   readonly table?: string;
 }
 
@@ -90,20 +97,24 @@ export interface TakenNumbers {
 
 /** Errors: COMMAND_FAILED, COMMAND_MISSING. */
 export async function readTakenNumbers(run: Run): Promise<TakenNumbers> {
-  const families = ['-4', '-6'];
-  const rules = await Promise.all(
-    families.map((family) => rowsOf<RuleRow>(run, [family, '-json', 'rule', 'show'])),
-  );
-  const routes = await Promise.all(
-    families.map((family) =>
-      rowsOf<RouteRow>(run, [family, '-json', 'route', 'show', 'table', 'all']),
-    ),
-  );
-  const all = rules.flat();
+  const routing = await readRouting(run);
+  const rules = routing.flatMap((family) => family.rules);
+  const routes = routing.flatMap((family) => family.routes);
   return {
-    priorities: new Set(all.map((rule) => rule.priority ?? 0)),
-    tables: new Set([...all, ...routes.flat()].map((row) => Number(row.table))),
+    priorities: new Set(rules.map((rule) => rule.priority ?? 0)),
+    tables: new Set([...rules, ...routes].map((row) => Number(row.table))),
   };
+}
+
+/** Rules, and routes of all tables, of each family. Errors: COMMAND_FAILED, COMMAND_MISSING. */
+export function readRouting(run: Run) {
+  return Promise.all(
+    ([4, 6] as const).map(async (family) => ({
+      family,
+      rules: await rowsOf<RuleRow>(run, [`-${family}`, '-json', 'rule', 'show']),
+      routes: await rowsOf<RouteRow>(run, [`-${family}`, '-json', 'route', 'show', 'table', 'all']),
+    })),
+  );
 }
 
 /** Whether the kernel drops packets whose source it would answer through another device. */

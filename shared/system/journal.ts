@@ -5,6 +5,7 @@
  */
 import {
   closeSync,
+  constants,
   copyFileSync,
   fsyncSync,
   openSync,
@@ -92,11 +93,12 @@ export class Journal {
   }
 
   /**
-   * A damaged journal with what can be read of it, from its beginning; a copy of the file as it was
-   * is PATH.damaged. null: it cannot be read at all, or is another user's. Errors of the
-   * system when the directory cannot be written.
+   * A damaged journal with what can be read of it, from its beginning, and the path of a `copy` of
+   * the file as it was: PATH.damaged, or with a number when an earlier one is there. null: it
+   * cannot be read at all, or is another user's. Errors of the system when the directory cannot
+   * be written.
    */
-  static salvage(path: string, runner: Run = run): Journal | null {
+  static salvage(path: string, runner: Run = run): { journal: Journal; copy: string } | null {
     let file: ReturnType<typeof readOwnFile>;
     try {
       file = readOwnFile(path);
@@ -104,10 +106,10 @@ export class Journal {
       return null;
     }
     if (!file.ours) return null;
-    copyFileSync(path, `${path}.damaged`);
+    const copy = copyAside(path);
     const journal = new Journal(path, runner, readableEntries(file.text));
     journal.#write();
-    return journal;
+    return { journal, copy };
   }
 
   /** What is applied now and would be undone, oldest first. */
@@ -322,8 +324,21 @@ function readEntries(path: string): Entry[] {
     // Reported below.
   }
   throw new VpnError('STATE_UNUSABLE', `the journal ${path} is damaged`, {
-    hint: 'Run `vpn-client cleanup`: it undoes what can be read. For a server undo by hand what it lists, then remove it.',
+    hint: 'Run `vpn-client cleanup`: it undoes what can be read, and sets the rest aside. For a server undo by hand what it lists, then remove it.',
   });
+}
+
+/** Copies a file to a name that nothing has. Result: its path. */
+function copyAside(path: string): string {
+  for (let number = 1; ; number++) {
+    const copy = `${path}.damaged${number === 1 ? '' : `.${number}`}`;
+    try {
+      copyFileSync(path, copy, constants.COPYFILE_EXCL);
+      return copy;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+    }
+  }
 }
 
 /** The longest beginning of a list that is whole. */

@@ -63,7 +63,7 @@ export async function serveLocalSocket(
     throw new VpnError('SOCKET_FAILED', `cannot make the directory ${dirname(path)}`, { cause });
   }
   if (existsSync(path)) {
-    if (await answers(path)) {
+    if (await isServed(path)) {
       throw new VpnError('ALREADY_RUNNING', `another program is running on ${path}`);
     }
     unlinkSync(path);
@@ -203,9 +203,14 @@ export async function followLocalSocket(
   });
 }
 
+/** The error of a connection to a path where nobody listens. */
+function isNobody(error: Error): boolean {
+  return 'code' in error && ['ENOENT', 'ECONNREFUSED', 'ENOTDIR'].includes(String(error.code));
+}
+
 function connectError(path: string, cause: Error): VpnError {
   const code = 'code' in cause ? cause.code : '';
-  if (code === 'ENOENT' || code === 'ECONNREFUSED' || code === 'ENOTDIR') {
+  if (isNobody(cause)) {
     return new VpnError('NOT_RUNNING', `not running: nothing answers on ${path}`, { cause });
   }
   if (code === 'EACCES') {
@@ -339,16 +344,16 @@ function readLines(connection: Socket, limit: number, onLine: (line: string | nu
   });
 }
 
-/** True when a program accepts connections on `path`. */
-function answers(path: string): Promise<boolean> {
+/** Whether a program accepts connections on `path`, also one that hangs, only begins, or is ending. */
+export function isServed(path: string): Promise<boolean> {
   return new Promise((resolve) => {
     const connection = createConnection(path);
     connection.on('connect', () => {
       connection.destroy();
       resolve(true);
     });
-    // EACCES: somebody else's, hence not ours to replace.
-    connection.on('error', (error) => resolve('code' in error && error.code === 'EACCES'));
+    // Anything else says that there may be one: somebody else's (EACCES), a crowd before it (EAGAIN).
+    connection.on('error', (error) => resolve(!isNobody(error)));
   });
 }
 

@@ -5,7 +5,7 @@
  *
  *   a eth0 10.77.1.2 ---- 10.77.1.1 s1 server (silent)
  */
-import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { generatePrivateKey, keyToBase64, publicKeyOf } from '../../keys/keypair.ts';
@@ -151,3 +151,25 @@ test.each([
   },
   180_000,
 );
+
+test.each([
+  ['is damaged', (journal: string) => writeFileSync(journal, '{damaged'), 1],
+  ['is gone', (journal: string) => rmSync(journal), 0],
+])('a client that was killed is cleaned up when its journal %s', async (_, damage, code) => {
+  await inNet(['server', 'a'], async (net) => {
+    layStar(net, ['a']);
+    const client = new Client(net, 'a');
+    const program = client.begin(profile(net), '--full', '--protect');
+    await program.says(/connected:/);
+    await program.kill();
+    damage(join(client.instance.flags[3]!, 'client-office.journal'));
+    const doctor = await client.command('doctor');
+    expect(doctor.stdout).toMatch(/table inet culvert-protect-cvc/);
+    const first = await client.command('cleanup');
+    expect(first.code, first.stdout + first.stderr).toBe(code);
+    expect(first.stdout).toMatch(/table inet culvert-protect-cvc\w+, of a client that is gone/);
+    expect(net.difference('a')).toEqual([]);
+    const second = await client.command('cleanup');
+    expect([second.code, JSON.parse(second.stdout)]).toEqual([0, { undone: [], failed: [] }]);
+  });
+});

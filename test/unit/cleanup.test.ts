@@ -6,10 +6,12 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { cleanUp } from '../../client/cleanup.ts';
 import { placeOfTunnel } from '../../client/place.ts';
+import { VpnError } from '../../shared/errors.ts';
 import { acquireInstanceLock } from '../../shared/system/instance-lock.ts';
 import { Journal } from '../../shared/system/journal.ts';
 import { serveLocalSocket } from '../../shared/system/local-socket.ts';
 import { collectOutput } from './collected-output.ts';
+import { MadeUpHost } from './made-up-host.ts';
 
 let folder: string;
 beforeEach(() => {
@@ -25,9 +27,12 @@ function setUp() {
   const resolver = join(folder, 'resolv.conf');
   writeFileSync(resolver, 'as before');
   new Journal(placeOfTunnel(place, 'b').journalPath).replaceFile(resolver, 'ours');
-  const { said, output } = collectOutput();
-  const clean = () => cleanUp(place, false, output);
-  return { place, said, clean, resolver: () => readFileSync(resolver, 'utf8') };
+  const { said, shown, output } = collectOutput();
+  const host = new MadeUpHost();
+  const resolvConf = join(folder, 'etc-resolv.conf');
+  const clean = () => cleanUp(place, false, output, { run: host.run, resolvConf });
+  const isOurs = () => readFileSync(resolver, 'utf8');
+  return { place, host, resolvConf, said, shown, clean, resolver: isOurs };
 }
 
 asRoot('a damaged journal keeps nobody else from being cleaned up', async () => {
@@ -52,12 +57,134 @@ asRoot.each([
   expect(readFileSync(`${journalPath}.damaged`, 'utf8')).toBe(damaged);
   // The way is free for the next connection.
   expect(new Journal(journalPath).pending).toEqual([]);
+  // Another damage takes nothing from what was set aside.
+  writeFileSync(journalPath, '{again');
+  expect(await clean()).toBe(1);
+  expect(readFileSync(`${journalPath}.damaged`, 'utf8')).toBe(damaged);
+  expect(readFileSync(`${journalPath}.damaged.2`, 'utf8')).toBe('{again');
+  expect(said.at(-1)).toContain(`all of it is in ${journalPath}.damaged.2`);
+});
+
+/** What a full tunnel under protection with an overlap leaves, beside what is not its own. */
+function leaveBehind(host: MadeUpHost): { readonly others: readonly string[] } {
+  const others: [table: string, chains: string[]][] = [
+    ['culvert-lockdown-cvc1', ['outgoing', 'forwarded', 'incoming']],
+    ['culvert-cvs1', ['guard', 'forward', 'postrouting']],
+    ['culvert-protect-cvc2', ['outgoing', 'forwarded']],
+    // The guard of a device with that name.
+    ['culvert-protect-x', ['incoming']],
+    ['culvert', ['incoming']],
+    ['filter', ['outgoing']],
+  ];
+  host.links = ['lo', 'eth0', 'cvc2', 'protect-x'];
+  for (const [table, chains] of others) host.tables.set(table, chains);
+  host.tables.set('culvert-protect-cvc1', ['outgoing', 'forwarded', 'incoming']);
+  host.tables.set('culvert-query-cvc1-40000', ['queries']);
+  host.tables.set('culvert-cvc1', ['incoming']);
+  const everything = (priority: number, table: string) => ({ priority, not: null, table });
+  const local = (priority: number) => ({ priority, table: 'main', suppress_prefixlen: 0 });
+  host.rules = {
+    '-4': [
+      ...[{ priority: 32_760, dst: '10.0.0.0', table: '52015' }, local(32_761)],
+      ...[everything(32_762, '52014'), local(32_764), everything(32_765, '52016')],
+      // Of somebody else, who likes our numbers.
+      { priority: 40, table: '52020' },
+    ],
+    '-6': [everything(32_762, '52014'), everything(32_765, '52016')],
+  };
+  host.routes = {
+    '-4': [
+      { type: 'throw', dst: '10.0.0.1', table: '52015' },
+      { dst: 'default', dev: 'cvc2', table: '52016' },
+      { type: 'unreachable', dst: 'default', table: '52020' },
+    ],
+    '-6': [
+      { type: 'unreachable', dst: 'default', dev: 'lo', table: '52014' },
+      { type: 'unreachable', dst: 'default', dev: 'lo', table: '52016' },
+    ],
+  };
+  return { others: others.map(([table]) => table) };
+}
+
+asRoot('what is left of a client without a journal goes, and nothing of anybody else', async () => {
+  const { place, host, said, shown, clean } = setUp();
+  const { others } = leaveBehind(host);
+  writeFileSync(placeOfTunnel(place, 'b').journalPath, '{damaged');
+  expect(await clean()).toBe(1);
+  expect(said[0]).toMatch(/client-b\.journal is damaged/);
+  expect([...host.tables.keys()]).toEqual(others);
+  expect(host.changes).toEqual([
+    'ip -4 rule del priority 32760 lookup 52015',
+    'ip -4 rule del priority 32762 lookup 52014',
+    'ip -4 rule del priority 32761 lookup main',
+    'ip -4 route flush table 52015',
+    'ip -6 rule del priority 32762 lookup 52014',
+    'ip -6 route flush table 52014',
+    'nft delete table inet culvert-protect-cvc1',
+    'nft delete table inet culvert-query-cvc1-40000',
+    'nft delete table inet culvert-cvc1',
+  ]);
+  expect(await clean()).toBe(0);
+  expect(shown.at(-1)?.text).toBe('nothing to undo');
+  // The journal may be gone altogether.
+  leaveBehind(host);
+  expect(await clean()).toBe(0);
+  expect(shown.at(-1)?.text).toContain(
+    'undone: table inet culvert-protect-cvc1, of a client that is gone',
+  );
+});
+
+asRoot('what cannot be removed is named, with the command', async () => {
+  const { host, said, shown, clean } = setUp();
+  await clean();
+  host.tables.set('culvert-protect-cvc1', ['outgoing']);
+  host.refuse = () => {
+    throw new Error('Operation not permitted');
+  };
+  expect(await clean()).toBe(1);
+  expect(shown.at(-1)?.value).toEqual({ undone: [], failed: ['table inet culvert-protect-cvc1'] });
+  expect(said.join()).toMatch(/not permitted; try `nft delete table inet culvert-protect-cvc1`/);
+});
+
+asRoot(
+  'a resolver file of a tunnel that is gone is named; with a tunnel it may be its own',
+  async () => {
+    const { host, resolvConf, said, clean } = setUp();
+    await clean();
+    writeFileSync(
+      resolvConf,
+      '# Written by vpn-client while its tunnel is up; it puts back what was here.\n',
+    );
+    host.tunnels = ['cvc7'];
+    expect(await clean()).toBe(0);
+    host.tunnels = [];
+    expect(await clean()).toBe(1);
+    expect(said.at(-1)).toMatch(/etc-resolv\.conf still is that of a tunnel that is gone/);
+  },
+);
+
+asRoot('a client that only begins keeps its journal and its rules', async () => {
+  const { place, host, said, clean, resolver } = setUp();
+  host.tables.set('culvert-protect-cvc1', ['outgoing']);
+  const socket = await serveLocalSocket(placeOfTunnel(place, 'b').socketPath, {
+    status: () => {
+      throw new VpnError('NOT_RUNNING', 'it has no device yet');
+    },
+  });
+  try {
+    expect([await clean(), resolver()]).toEqual([1, 'ours']);
+  } finally {
+    await socket.close();
+  }
+  expect(said[0]).toMatch(/a client just begins or is ending: run this again/);
+  expect([...host.tables.keys()]).toEqual(['culvert-protect-cvc1']);
+  expect([await clean(), resolver(), host.tables.size]).toEqual([0, 'as before', 0]);
 });
 
 asRoot(
   'a client that runs is left alone, and alone with its journal a reason to refuse',
   async () => {
-    const { place, said, clean, resolver } = setUp();
+    const { place, host, said, clean, resolver } = setUp();
     const other = placeOfTunnel(place, 'a');
     new Journal(other.journalPath).replaceFile(join(folder, 'hosts'), 'ours');
     const socket = await serveLocalSocket(other.socketPath, { status: () => ({}) });
@@ -66,6 +193,8 @@ asRoot(
       expect(said[0]).toMatch(/left alone: the client of a/);
       expect(new Journal(other.journalPath).pending).toHaveLength(1);
       await expect(clean()).rejects.toMatchObject({ code: 'ALREADY_RUNNING' });
+      host.tables.set('culvert-protect-cvc1', ['outgoing']);
+      expect([await clean(), host.tables.size]).toEqual([0, 0]);
     } finally {
       await socket.close();
     }

@@ -16,6 +16,7 @@ import { placeOfTunnel } from '../../client/place.ts';
 import { VpnError } from '../../shared/errors.ts';
 import { serveLocalSocket } from '../../shared/system/local-socket.ts';
 import type { Run } from '../../shared/system/run.ts';
+import { MadeUpHost } from './made-up-host.ts';
 
 let folder: string;
 let route: object[];
@@ -103,6 +104,31 @@ test('what a running client has changed was not left behind', async () => {
     await running.close();
   }
   expect(about(await findings(), 'leftovers')[0]).toMatch(/office, which was killed/);
+});
+
+test('a damaged journal is named with what to type, and so are rules without a journal', async () => {
+  const journal = join(folder, 'run', 'client-office.journal');
+  const host = new MadeUpHost();
+  host.tables.set('culvert-protect-cvc1', ['outgoing']);
+  const closed: Run = (program, args) =>
+    program === 'nft' && args.includes('-j') ? host.run(program, args) : run(program, args);
+  const left = async () =>
+    (await findings({ run: closed })).filter(({ check }) => check === 'leftovers');
+  writeFileSync(journal, '{damaged');
+  const [damaged, rules, ...others] = await left();
+  expect(damaged).toMatchObject({ result: 'bad', exit: 5 });
+  expect(damaged?.text).toMatch(/client-office\.journal is damaged/);
+  expect(damaged?.fix).toContain('vpn-client cleanup');
+  expect(rules?.text).toMatch(/without a journal: table inet culvert-protect-cvc1/);
+  expect(rules?.fix).toContain('vpn-client cleanup');
+  expect(others).toEqual([]);
+  // A good one tells of its rules.
+  writeFileSync(journal, '[]');
+  expect((await left()).map(({ text }) => text)).toEqual([
+    expect.stringMatching(/office, which was killed/),
+  ]);
+  rmSync(journal);
+  expect(await left()).toEqual([rules]);
 });
 
 test('what is wrong is named with what to type, and the first of it is the exit code', async () => {

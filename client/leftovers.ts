@@ -1,0 +1,120 @@
+/**
+ * What clients that are gone have left on this host, as it shows without their journals: by the
+ * names of our nftables tables and the numbers of our rules, of every run directory. Whether a
+ * client is gone is told by its device, which the kernel removes with it. A lockdown is no
+ * leftover: it is meant to stay. Reads only.
+ */
+import { VpnError } from '../shared/errors.ts';
+import type { Command } from '../shared/system/journal.ts';
+import { readLinks, TUNNEL_GROUP } from '../shared/system/link.ts';
+import { deleteTableArgs, type NftChain, readRuleset } from '../shared/system/nft.ts';
+import type { Run } from '../shared/system/run.ts';
+import { RESOLV_CONF, startsWithNote } from './dns.ts';
+import { type Family, tableUse } from './full-tunnel.ts';
+import { type RouteRow, type RuleRow, readRouting } from './host-view.ts';
+import { PROTECTION } from './protection.ts';
+
+export interface Leftover {
+  /** For people: `table inet culvert-protect-cvc0`. */
+  readonly what: string;
+  readonly undo: Command;
+}
+
+const QUERY = /^culvert-query-(.+)-\d+$/;
+const GUARD = /^culvert-(.+)$/;
+
+/** In the order to undo it. Errors: COMMAND_FAILED, COMMAND_MISSING for `ip`. */
+export async function findLeftovers(run: Run): Promise<Leftover[]> {
+  return [...(await leftRouting(run)), ...(await leftTables(run))];
+}
+
+/**
+ * Whether the host's resolver file is that of a tunnel that is gone; only its journal knew what
+ * was there before. Errors: COMMAND_FAILED, COMMAND_MISSING.
+ */
+export async function isResolverFileLeft(run: Run, file = RESOLV_CONF): Promise<boolean> {
+  if (!startsWithNote(file)) return false;
+  const args = ['-json', 'link', 'show', 'group', String(TUNNEL_GROUP)];
+  const rows = JSON.parse((await run('ip', args)).stdout || '[]') as { ifname?: string }[];
+  // With any tunnel there it may be that one's. iproute2 prints empty objects for other links.
+  return rows.every(({ ifname }) => ifname === undefined);
+}
+
+async function leftTables(run: Run): Promise<Leftover[]> {
+  const chains = (await chainsOf(run)).filter(({ family }) => family === 'inet');
+  const links = new Set((await readLinks(run)).map(({ name }) => name));
+  const tables = [...new Set(chains.map(({ table }) => table))];
+  return tables.flatMap((table) => {
+    const device = deviceOf(table, chains);
+    if (device === null || links.has(device)) return [];
+    return [{ what: `table inet ${table}`, undo: ['nft', ...deleteTableArgs('inet', table)] }];
+  });
+}
+
+/** Without nft nobody has made a table. */
+async function chainsOf(run: Run): Promise<readonly NftChain[]> {
+  try {
+    return (await readRuleset(run)).chains;
+  } catch (error) {
+    if (error instanceof VpnError && error.code === 'COMMAND_MISSING') return [];
+    throw error;
+  }
+}
+
+/** The device of the tunnel that a table is for; null: it is a lockdown, a server's, or no table of ours. */
+function deviceOf(table: string, chains: readonly NftChain[]): string | null {
+  const has = (chain: string): boolean =>
+    chains.some(({ table: its, name }) => its === table && name === chain);
+  if (has('outgoing')) {
+    return table.startsWith(PROTECTION) ? table.slice(PROTECTION.length) : null;
+  }
+  if (has('queries')) return QUERY.exec(table)?.[1] ?? null;
+  return has('incoming') ? (GUARD.exec(table)?.[1] ?? null) : null;
+}
+
+/** Rules into tables of ours that no tunnel is behind any more, and these tables. */
+async function leftRouting(run: Run): Promise<Leftover[]> {
+  const families = await readRouting(run);
+  const pairOf = ({ table }: RuleRow | RouteRow) => tableUse(Number(table))?.pair ?? null;
+  const used = new Set(families.flatMap(({ routes }) => routes.filter(leadsOut).map(pairOf)));
+  return families.flatMap(({ family, rules, routes }) => {
+    const left = rules.filter((rule) => isOurs(rule) && !used.has(pairOf(rule)));
+    const pairs = new Set(left.map(pairOf));
+    const tables = routes.filter((route) => pairs.has(pairOf(route))).map(({ table }) => table!);
+    return [
+      ...left.flatMap((rule) => [rule, ...besides(rule, rules)]).map((r) => ruleOf(family, r)),
+      ...[...new Set(tables)].map((table) => tableOf(family, table)),
+    ];
+  });
+}
+
+/** A rule that full-tunnel.ts or lan.ts makes, told by its table and its form. */
+function isOurs(rule: RuleRow): boolean {
+  const use = tableUse(Number(rule.table));
+  return use !== null && (use.overlap ? rule.dst !== undefined : rule.not !== undefined);
+}
+
+/** What full-tunnel.ts puts right before the rule for everything. */
+function besides({ priority = 0, not }: RuleRow, rules: readonly RuleRow[]): readonly RuleRow[] {
+  if (not === undefined) return [];
+  return rules.filter((rule) => rule.priority === priority - 1 && rule.table === 'main');
+}
+
+function leadsOut({ dev, type }: RouteRow): boolean {
+  return dev !== undefined && type === undefined;
+}
+
+function ruleOf(family: Family, { priority, table }: RuleRow): Leftover {
+  const args = ['priority', String(priority), 'lookup', table!];
+  return {
+    what: `IPv${family} rule ${priority} into table ${table}`,
+    undo: ['ip', `-${family}`, 'rule', 'del', ...args],
+  };
+}
+
+function tableOf(family: Family, table: string): Leftover {
+  return {
+    what: `IPv${family} routes of table ${table}`,
+    undo: ['ip', `-${family}`, 'route', 'flush', 'table', table],
+  };
+}
