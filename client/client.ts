@@ -23,6 +23,7 @@ import { OtherPeers } from './other-peers.ts';
 import type { TunnelPlan } from './plan.ts';
 import { TimestampFile } from './profile-store.ts';
 import { resolveEndpoints } from './resolve.ts';
+import { findRunning } from './running.ts';
 import { type HostAction, ServerLink } from './server-link.ts';
 import { type LinkStart, Servers } from './servers.ts';
 import { type ClientStatus, describe } from './status.ts';
@@ -126,8 +127,10 @@ export class Client {
     if (this.#opened === null || this.#stopping) {
       throw new VpnError('NOT_RUNNING', 'the client is stopping');
     }
+    const { place, target } = this.#options;
     return describe({
-      tunnel: this.#options.place.tunnel,
+      tunnel: place.tunnel,
+      profile: target.type === 'file' ? target.path : null,
       state: this.#servers.state,
       opened: this.#opened,
       peer: this.#link.peer,
@@ -164,14 +167,20 @@ export class Client {
   async #open(): Promise<void> {
     const options = this.#options;
     const { plan, keys } = this.#link;
-    for (const folder of this.#servers.folders) {
-      this.#locks.push(acquireInstanceLock(folder, 'client'));
+    try {
+      for (const folder of this.#servers.folders) {
+        this.#locks.push(acquireInstanceLock(folder, 'client'));
+      }
+      this.#socket = await serveLocalSocket(options.place.socketPath, {
+        status: () => this.status(),
+        disconnect: () => this.#disconnect(),
+        rotateKey: () => this.#link.rotation.start(this.#servers.state),
+      });
+    } catch (error) {
+      if (!(error instanceof VpnError) || error.code !== 'ALREADY_RUNNING') throw error;
+      const running = await findRunning(options.place, options.target).catch(() => null);
+      throw running ?? error;
     }
-    this.#socket = await serveLocalSocket(options.place.socketPath, {
-      status: () => this.status(),
-      disconnect: () => this.#disconnect(),
-      rotateKey: () => this.#link.rotation.start(this.#servers.state),
-    });
     const device = options.device ?? defaultDevice(keys.folder);
     const { log, traffic } = options;
     const { run, lookUp } = this.#host;

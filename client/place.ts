@@ -57,17 +57,26 @@ export function placeOfTunnel(place: Place, tunnel: string): TunnelPlace {
 const NAME_LENGTH = 48;
 const DIGITS = 8;
 
+/** The tunnel of a profile at `path`: its file name without `.conf`, made fit. */
+export function tunnelOfProfile(path: string): string {
+  const name = basename(path).replace(/\.conf$/, '');
+  return fitName(name, name);
+}
+
+/** The tunnel of a server: the name of its folder (HOST_PORT, lower case), made fit. */
+export function tunnelOfServer(folder: string): string {
+  const name = basename(folder);
+  // Colons of an IPv6 address are no loss: nothing else is written so.
+  return fitName(name, name.replace(/:/g, '_'));
+}
+
 /**
- * Last part of a path, a profile's or that of a server's folder, as the name of a tunnel: fit for
- * a file and an argument. One that would lose a character or its end has digits made from all of
- * it instead, so that it differs from others that lose the same. Colons of an IPv6 address are no
- * loss: nothing else is written so.
+ * `whole` fit for a file and an argument. One that would lose a character of `kept`, or its end,
+ * has digits made from all of it instead, so that it differs from others that lose the same.
  */
-export function tunnelNameOf(path: string): string {
-  const whole = basename(path).replace(/\.conf$/, '');
+function fitName(whole: string, kept: string): string {
   const plain = whole.replace(/[^\w.-]/gu, '_').replace(/^[.-]/, '_');
-  const isKept = plain === whole.replace(/:/g, '_');
-  if (isKept && plain !== '' && plain.length <= NAME_LENGTH) return plain;
+  if (plain === kept && plain !== '' && plain.length <= NAME_LENGTH) return plain;
   const digits = toHex(hash(new TextEncoder().encode(whole))).slice(0, DIGITS);
   return `${plain.slice(0, NAME_LENGTH - DIGITS - 1)}-${digits}`;
 }
@@ -77,7 +86,8 @@ export function tunnelMeant(place: Place, text: string): string {
   if (tunnelsWithSocket(place).includes(text)) return text;
   // Of several servers the first names the tunnel.
   const endpoint = parseHostPort(text.split(',')[0]!);
-  return tunnelNameOf(endpoint ? `${endpoint.host.toLowerCase()}_${endpoint.port}` : text);
+  if (endpoint === null) return tunnelOfProfile(text);
+  return tunnelOfServer(`${endpoint.host.toLowerCase()}_${endpoint.port}`);
 }
 
 /** Tunnels with a control socket, in order of name; a killed client's socket is still there. Errors: SOCKET_FAILED. */

@@ -7,9 +7,16 @@ import { ERRORS, ExitCode, VpnError } from '../shared/errors.ts';
 import type { Output } from '../shared/program.ts';
 import { callLocalSocket, silentProcess } from '../shared/system/local-socket.ts';
 import { run } from '../shared/system/run.ts';
-import { type Place, placeOfTunnel, tunnelMeant, tunnelsWithSocket } from './place.ts';
+import {
+  type Place,
+  placeOfTunnel,
+  type TunnelPlace,
+  tunnelMeant,
+  tunnelsWithSocket,
+} from './place.ts';
 import type { RotationReply } from './rotation.ts';
 import type { ClientStatus } from './status.ts';
+import type { Target } from './target.ts';
 
 /** A client that lives answers at once; the others are not kept waiting for one that does not. */
 const STATUS_TIMEOUT_MS = 3_000;
@@ -45,6 +52,28 @@ export async function readStatus(
   const found = answers.filter((answer) => answer !== null);
   if (found.length === 0) throw nobody(place, name);
   return found;
+}
+
+/**
+ * The client that has a tunnel already, as the error for who wants to start another for `target`:
+ * two profiles of one file name are one tunnel. null: there is none. Errors: SOCKET_FAILED, REQUEST_FAILED.
+ */
+export async function findRunning(place: TunnelPlace, target: Target): Promise<VpnError | null> {
+  const { tunnel } = place;
+  let client: ClientStatus | SilentClient;
+  try {
+    client = await askStatus(place, tunnel);
+  } catch (error) {
+    if (error instanceof VpnError && error.code === 'NOT_RUNNING') return null;
+    throw error;
+  }
+  const profile = isSilent(client) ? null : client.profile;
+  const from = profile ? `, started with ${profile}` : '';
+  const twin = target.type === 'file' && profile && profile !== target.path;
+  const hint = `\`vpn-client status ${tunnel}\` shows what it does; \`vpn-client disconnect ${tunnel}\` ends it.`;
+  return new VpnError('ALREADY_RUNNING', `the client of ${tunnel} is running${from}`, {
+    hint: twin ? `${hint} To have both, give one of the files another name.` : hint,
+  });
 }
 
 /** Those that answered. */

@@ -2,7 +2,7 @@
 import { existsSync, realpathSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { publicKeyOf } from '../keys/keypair.ts';
-import { ExitCode, VpnError } from '../shared/errors.ts';
+import { ExitCode } from '../shared/errors.ts';
 import { formatHostPort } from '../shared/profile.ts';
 import type { Output } from '../shared/program.ts';
 import { type Command, Journal } from '../shared/system/journal.ts';
@@ -19,7 +19,7 @@ import { planTunnel } from './plan.ts';
 import type { ProfileStore } from './profile-store.ts';
 import { Protection } from './protection.ts';
 import { rememberedLease } from './remembered-lease.ts';
-import { readStatus } from './running.ts';
+import { findRunning } from './running.ts';
 import type { Target } from './target.ts';
 
 export interface PlanRequest {
@@ -89,7 +89,7 @@ function serversOf(target: Target, traffic: Traffic): ServerFacts[] {
   ];
 }
 
-/** Errors: STATE_UNUSABLE, COMMAND_MISSING, COMMAND_FAILED. */
+/** Errors: ALREADY_RUNNING, STATE_UNUSABLE, COMMAND_MISSING, COMMAND_FAILED. */
 export async function showPlan(request: PlanRequest, output: Output): Promise<ExitCode> {
   const { target, fallbacks, store, place, traffic } = request;
   const { endpoints, fwmark: mark } = planTunnel(target);
@@ -97,7 +97,9 @@ export async function showPlan(request: PlanRequest, output: Output): Promise<Ex
   const folder = folderOf(target, store);
   const path = existsSync(folder) ? realpathSync(folder) : resolve(folder);
   const device = request.device ?? deviceNameOf(path);
-  await requireStopped(place);
+  // A plan for a tunnel that is up would tell of what does not happen.
+  const running = await findRunning(place, target);
+  if (running !== null) throw running;
   // Both only read here: nothing goes through the journal.
   const journal = new Journal(place.journalPath);
   const setup = new NetworkSetup({ device, journal, traffic, mark, port: () => null });
@@ -146,19 +148,6 @@ export async function showPlan(request: PlanRequest, output: Output): Promise<Ex
   };
   output.facts(facts, textOf(facts));
   return ExitCode.ok;
-}
-
-/** A plan for a tunnel that is up would tell of what does not happen. Errors: ALREADY_RUNNING. */
-async function requireStopped(place: TunnelPlace): Promise<void> {
-  try {
-    await readStatus(place, place.tunnel);
-  } catch (error) {
-    if (error instanceof VpnError && error.code === 'NOT_RUNNING') return;
-    throw error;
-  }
-  throw new VpnError('ALREADY_RUNNING', `the client of ${place.tunnel} is running`, {
-    hint: `\`vpn-client status ${place.tunnel}\` shows what it does; \`vpn-client disconnect ${place.tunnel}\` ends it.`,
-  });
 }
 
 function stepOf(change: DnsChange, stays = false): Step {

@@ -15,6 +15,8 @@ import type { ServerLine } from './servers.ts';
 export interface ClientStatus {
   /** Name of the tunnel on this host, as `status NAME` and `disconnect NAME` take it. */
   readonly tunnel: string;
+  /** Path of the profile file that it was started with; null: a server that is remembered. */
+  readonly profile: string | null;
   readonly state: ConnectionState;
   readonly device: string;
   /** Name the server gave us; null for profile files. */
@@ -58,6 +60,7 @@ export interface ClientStatus {
 
 export interface StatusSources {
   readonly tunnel: string;
+  readonly profile: string | null;
   readonly state: ConnectionState;
   readonly opened: Interface;
   readonly peer: PeerStatus | undefined;
@@ -81,6 +84,7 @@ export function describe(from: StatusSources): ClientStatus {
   const handshake = peer?.lastHandshake ?? null;
   return {
     tunnel: from.tunnel,
+    profile: from.profile,
     state: from.state,
     device: opened.device,
     name: from.name,
@@ -138,6 +142,7 @@ export function statusText(status: ClientStatus): string {
     ['sent', bytesText(server.bytesSent)],
   ];
   if (status.name !== null) rows.splice(2, 0, ['name', status.name]);
+  if (status.profile) rows.splice(1, 0, ['profile', status.profile]);
   if (status.dns !== null) {
     const { problem } = status.dns;
     rows.push(['dns', dnsText(status.dns) + (problem === null ? '' : ` (${problem})`)]);

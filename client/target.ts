@@ -3,7 +3,7 @@
  * server that an invite leads to. Reads files, writes nothing.
  */
 import { existsSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { keyToBase64, publicKeyOf } from '../keys/keypair.ts';
 import { type Invite, parseInvite, requireUnexpired } from '../shared/control/invite.ts';
 import { VpnError } from '../shared/errors.ts';
@@ -16,13 +16,18 @@ import {
   parseProfile,
 } from '../shared/profile.ts';
 import type { Traffic } from './network-setup.ts';
-import { tunnelNameOf } from './place.ts';
+import { tunnelOfProfile, tunnelOfServer } from './place.ts';
 import { planTunnel } from './plan.ts';
 import type { Membership, ProfileStore } from './profile-store.ts';
 import { readSecretText } from './secret-file.ts';
 
 export type Target =
-  | { readonly type: 'file'; readonly profile: Profile }
+  | {
+      readonly type: 'file';
+      readonly profile: Profile;
+      /** Of the file, absolute. */
+      readonly path: string;
+    }
   | { readonly type: 'member'; readonly membership: Membership }
   | {
       readonly type: 'invite';
@@ -84,7 +89,7 @@ export function chooseTarget(request: TargetRequest, store: ProfileStore): Choic
   if (invite !== undefined) return chooseByInvite(parseInvite(invite), endpoint, request, store);
   const membership = endpoint ? remembered(endpoint, store) : onlyMembership(store);
   return {
-    tunnel: tunnelNameOf(membership.directory),
+    tunnel: tunnelOfServer(membership.directory),
     target: { type: 'member', membership },
     fallbacks: [],
     notes: [],
@@ -116,7 +121,7 @@ function chooseSeveral(endpoints: readonly HostPort[], store: ProfileStore): Cho
     });
   }
   const [target, ...fallbacks] = all.map((membership) => ({ type: 'member', membership }) as const);
-  return { tunnel: tunnelNameOf(all[0]!.directory), target: target!, fallbacks, notes: [] };
+  return { tunnel: tunnelOfServer(all[0]!.directory), target: target!, fallbacks, notes: [] };
 }
 
 function remembered(endpoint: HostPort, store: ProfileStore): Membership {
@@ -135,7 +140,7 @@ function chooseByInvite(
   if (known?.enrolled) {
     const note = 'this invite was used here before; connecting with what is remembered';
     const target: Target = { type: 'member', membership: known };
-    return { tunnel: tunnelNameOf(known.directory), target, fallbacks: [], notes: [note] };
+    return { tunnel: tunnelOfServer(known.directory), target, fallbacks: [], notes: [note] };
   }
   // Cut off: the server may know our own key already, and then the expiry does not matter.
   if (known === null) requireUnexpired(invite, request.now);
@@ -148,7 +153,7 @@ function chooseByInvite(
   const notes = former?.enrolled
     ? [`this is a new invite for ${formatHostPort(endpoints[0]!)}; it replaces what is remembered`]
     : [];
-  const tunnel = tunnelNameOf(known?.directory ?? store.folderOf(endpoints[0]!));
+  const tunnel = tunnelOfServer(known?.directory ?? store.folderOf(endpoints[0]!));
   const target: Target = { type: 'invite', invite, endpoints, begun: known };
   return { tunnel, target, fallbacks: [], notes };
 }
@@ -183,8 +188,8 @@ function readProfile(text: string): Choice {
     throw new VpnError('PROFILE_INVALID', `${basename(path)}: a [Peer] has our own public key`);
   }
   return {
-    tunnel: tunnelNameOf(path),
-    target: { type: 'file', profile },
+    tunnel: tunnelOfProfile(path),
+    target: { type: 'file', profile, path: resolve(path) },
     fallbacks: [],
     notes: profile.warnings,
   };

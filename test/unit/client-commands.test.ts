@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { createProgram } from '../../client/commands.ts';
-import { findPlace, tunnelMeant, tunnelNameOf } from '../../client/place.ts';
+import { findPlace, tunnelMeant, tunnelOfProfile, tunnelOfServer } from '../../client/place.ts';
 import { generatePrivateKey, keyToBase64, publicKeyOf } from '../../keys/keypair.ts';
 
 let folder: string;
@@ -28,19 +28,21 @@ test('a tunnel is found by its name and by what connect was given', () => {
 
 test('tunnels whose names differ in letters beyond ASCII, or at the end alone, are told apart', () => {
   const long = 'a'.repeat(48);
-  const names = ['münchen', 'mönchen', '東京', '大阪', `${long}1`, `${long}2`].map(tunnelNameOf);
+  const names = ['münchen', 'mönchen', '東京', '大阪', `${long}1`, `${long}2`].map(tunnelOfProfile);
   expect(new Set(names).size).toBe(6);
   for (const name of names) expect(name).toMatch(/^[\w.-]{1,39}-[0-9a-f]{8}$/);
   expect(names[0]).toMatch(/^m_nchen-/);
-  const same = ['x y.conf', 'x_y.conf', 'x+y.conf'].map(tunnelNameOf);
+  const same = ['x y.conf', 'x_y.conf', 'x+y.conf'].map(tunnelOfProfile);
   expect(new Set(same).size).toBe(3);
   // No option, no hidden file.
-  for (const name of ['-rf.conf', '.conf.conf', '..']) expect(tunnelNameOf(name)).toMatch(/^\w/);
+  for (const name of ['-rf.conf', '.conf.conf', '..']) expect(tunnelOfProfile(name)).toMatch(/^\w/);
   // As they always were.
-  const stable = [long, 'office.conf', 'vpn.example.org_6000', '2001:db8::1_6000'].map(
-    tunnelNameOf,
-  );
-  expect(stable).toEqual([long, 'office', 'vpn.example.org_6000', '2001_db8__1_6000']);
+  expect([long, 'office.conf'].map(tunnelOfProfile)).toEqual([long, 'office']);
+  const servers = ['vpn.example.org_6000', '2001:db8::1_6000'];
+  expect(servers.map(tunnelOfServer)).toEqual(['vpn.example.org_6000', '2001_db8__1_6000']);
+  // Colons are a loss but in an address.
+  expect(tunnelOfProfile('a_b.conf')).toBe('a_b');
+  expect(tunnelOfProfile('a:b.conf')).toMatch(/^a_b-[0-9a-f]{8}$/);
 });
 
 test('an address that cannot be one is refused with the reason', async () => {

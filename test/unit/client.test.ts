@@ -1,9 +1,9 @@
 /** The whole client against the server's own parts, in one process and in virtual time. */
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { ProfileStore } from '../../client/profile-store.ts';
-import { keyToBase64 } from '../../keys/keypair.ts';
+import { generatePrivateKey, keyToBase64, publicKeyOf } from '../../keys/keypair.ts';
 import { callLocalSocket } from '../../shared/system/local-socket.ts';
 import { SERVER_AT, World } from './client-harness.ts';
 
@@ -155,6 +155,36 @@ test('two clients on the same folders: the second one is told and changes nothin
   await expect(b.client.start()).rejects.toMatchObject({ code: 'ALREADY_RUNNING', exitCode: 8 });
   expect(b.ran).toEqual([]);
   expect(await callLocalSocket(a.socketPath, 'status')).toMatchObject({ state: 'connected' });
+});
+
+test('of two profiles with one file name the second is told of the first', async () => {
+  const write = (folder: string): string => {
+    const file = join(world.folder, folder, 'office.conf');
+    mkdirSync(join(world.folder, folder));
+    const [own, other] = [generatePrivateKey(), publicKeyOf(generatePrivateKey())];
+    const peer = `[Peer]\nPublicKey = ${keyToBase64(other)}\nAllowedIPs = 10.9.0.0/16\n`;
+    const text = `[Interface]\nPrivateKey = ${keyToBase64(own)}\n${peer}`;
+    writeFileSync(file, text, { mode: 0o600 });
+    return file;
+  };
+  const [first, second] = [write('one'), write('two')];
+  const a = await world.client('a', { text: first }).start();
+  expect(await callLocalSocket(a.socketPath, 'status')).toMatchObject({ profile: first });
+  const startAgain = (text: string) => world.client('a', { text }).client.start();
+  await expect(startAgain(second)).rejects.toMatchObject({
+    ...{
+      code: 'ALREADY_RUNNING',
+      message: `the client of office is running, started with ${first}`,
+    },
+    hint: expect.stringMatching(/disconnect office.*give one of the files another name/),
+  });
+  await expect(startAgain(first)).rejects.toMatchObject({
+    ...{
+      code: 'ALREADY_RUNNING',
+      message: `the client of office is running, started with ${first}`,
+    },
+    hint: expect.not.stringContaining('another name'),
+  });
 });
 
 test('disconnect answers when the host is as before', async () => {
