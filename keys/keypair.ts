@@ -3,7 +3,7 @@
  * Key files are key-file.ts; handshake mathematics is shared/noise/crypto.ts.
  */
 import nacl from 'tweetnacl';
-import { fromBase64, toBase64 } from '../shared/bytes.ts';
+import { fromBase64, toBase64, wipe } from '../shared/bytes.ts';
 
 export type PrivateKey = Uint8Array & { readonly __brand: 'PrivateKey' };
 export type PublicKey = Uint8Array & { readonly __brand: 'PublicKey' };
@@ -14,7 +14,10 @@ export const NO_PRESHARED_KEY = new Uint8Array(KEY_BYTES) as PresharedKey;
 
 /** A new clamped Curve25519 private key (RFC 7748 section 5) from the system's random source. */
 export function generatePrivateKey(): PrivateKey {
-  return clamp(nacl.randomBytes(KEY_BYTES));
+  const random = nacl.randomBytes(KEY_BYTES);
+  const key = clamp(random);
+  wipe(random);
+  return key;
 }
 
 /** A new random 32-byte preshared key. */

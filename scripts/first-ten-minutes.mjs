@@ -54,8 +54,10 @@ async function firstTenMinutes() {
   const cli = (name) => join(program, `dist/${name}/cli.js`);
 
   const { server, invite } = await step('vpn-server start', async () => {
-    const daemon = net.start('server', process.execPath, [cli('server'), 'start', ...files('s')]);
-    const found = await net.until('no invite', daemon, () => /culvert1_\S+/.exec(daemon.output));
+    // On a terminal it would say so without --json.
+    const args = [cli('server'), 'start', '--json', ...files('s')];
+    const daemon = net.start('server', process.execPath, args);
+    const found = await net.until('no invite', daemon, () => /culvert1_[\w-]+/.exec(daemon.output));
     return { server: daemon, invite: found[0] };
   });
   const client = await step('vpn-client connect --invite ...', async () => {

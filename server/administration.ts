@@ -113,7 +113,7 @@ export class Administration {
 
   /**
    * Makes an invite. Throws VpnError: NAME_INVALID, NAME_TAKEN, ADDRESS_TAKEN, ADDRESS_UNUSABLE,
-   * TOO_MANY_PEERS, ENDPOINT_UNKNOWN, CONFIG_INVALID (the endpoint).
+   * SETTING_FIXED, TOO_MANY_PEERS, ENDPOINT_UNKNOWN, CONFIG_INVALID (the endpoint).
    */
   async invite(request: InviteRequest): Promise<InviteReply> {
     requireName(request.name);
@@ -121,19 +121,17 @@ export class Administration {
     const { endpoints, notes } = await this.#endpoints(request.endpoints);
     const created = this.#now();
     const expires = Math.min(created + request.expiresInSeconds, 0xffff_ffff);
-    const privateKey = generatePrivateKey();
-    const replaced = registry.addInvite({
-      publicKey: publicKeyOf(privateKey),
-      name: request.name,
-      address: request.address,
-      created,
-      expires,
-    });
-    if (replaced) notes.push(`The earlier invite for ${request.name} is void now.`);
-    const invite = formatInvite({ endpoints, serverPublicKey: publicKey, privateKey, expires });
-    wipe(privateKey);
     const { name, address } = request;
-    return { name, invite, expires: timeText(expires), endpoints, address, notes };
+    const privateKey = generatePrivateKey();
+    try {
+      const record = { publicKey: publicKeyOf(privateKey), name, address, created, expires };
+      const replaced = registry.addInvite(record);
+      if (replaced) notes.push(`The earlier invite for ${name} is void now.`);
+      const invite = formatInvite({ endpoints, serverPublicKey: publicKey, privateKey, expires });
+      return { name, invite, expires: timeText(expires), endpoints, address, notes };
+    } finally {
+      wipe(privateKey);
+    }
   }
 
   /**
@@ -144,19 +142,22 @@ export class Administration {
     requireName(request.name);
     const { endpoints, notes } = await this.#endpoints(request.endpoints);
     const privateKey = generatePrivateKey();
-    const publicKey = publicKeyOf(privateKey);
-    const { name } = request;
-    const record = this.#options.registry.addProfilePeer(
-      { publicKey, name, presharedKey: null, created: this.#now() },
-      request.address,
-    );
-    const address = record.address!;
-    const printed = printedProfile(record, this.#profileSources());
-    const profile = this.#profileText(privateKey, printed, endpoints[0]!);
-    wipe(privateKey);
-    const named = request.endpoints.length > 0 ? { ...printed, endpoint: null } : printed;
-    this.#options.registry.keepProfile(name, JSON.stringify(named), this.#now());
-    return { name, profile, publicKey: keyToBase64(publicKey), endpoints, address, notes };
+    try {
+      const publicKey = publicKeyOf(privateKey);
+      const { name } = request;
+      const record = this.#options.registry.addProfilePeer(
+        { publicKey, name, presharedKey: null, created: this.#now() },
+        request.address,
+      );
+      const address = record.address!;
+      const printed = printedProfile(record, this.#profileSources());
+      const profile = this.#profileText(privateKey, printed, endpoints[0]!);
+      const named = request.endpoints.length > 0 ? { ...printed, endpoint: null } : printed;
+      this.#options.registry.keepProfile(name, JSON.stringify(named), this.#now());
+      return { name, profile, publicKey: keyToBase64(publicKey), endpoints, address, notes };
+    } finally {
+      wipe(privateKey);
+    }
   }
 
   peers(): PeersReply {
@@ -217,13 +218,17 @@ export class Administration {
     return notes;
   }
 
-  /** The line of the first invite is shown once; who lost it needs to know how to get another. */
+  /** Says how to let the first device in while nobody has come; a line is shown only once. */
   remindOfFirst(log: Logger): void {
     const { peers, invites } = this.peers();
-    if (peers.length > 0 || !invites.some(({ name }) => name === FIRST_INVITE)) return;
-    log.info(
-      `nobody has used the invite yet; \`vpn-server invite ${FIRST_INVITE}\` makes a new line`,
-    );
+    if (peers.length > 0) return;
+    if (invites.some(({ name }) => name === FIRST_INVITE)) {
+      log.info(
+        `nobody has used the invite yet; \`vpn-server invite ${FIRST_INVITE}\` makes a new line`,
+      );
+    } else if (invites.length === 0) {
+      log.info('nobody may connect yet; `vpn-server invite NAME` lets a device in');
+    }
   }
 
   /** Takes people over from another server. Throws VpnError IMPORT_REFUSED. */

@@ -81,7 +81,7 @@ interface StartOptions extends PlaceOptions {
 function startCommand(surroundings: Surroundings): CommandSpec<StartOptions> {
   return {
     usage: 'start',
-    summary: 'run the server in the foreground; the first start prints an invite',
+    summary: 'run the server in the foreground; the first start on a terminal prints an invite',
     examples: [
       'vpn-server start',
       'vpn-server start --listen 6000 --endpoint vpn.example.org:6000',
@@ -123,13 +123,14 @@ function startCommand(surroundings: Surroundings): CommandSpec<StartOptions> {
             configuration: await readConfiguration({ ...place, configPath: file }, flags),
           };
         },
+        offersInvite: output.json || output.stdoutIsTerminal,
         log,
         onReady: async ({ firstInvite, facts }) => {
           if (output.json) {
             output.print(JSON.stringify({ ...facts, invite: firstInvite?.invite ?? null }));
           } else if (firstInvite !== null) {
             output.talk('On the first client, paste:  vpn-client connect --invite INVITE');
-            await printInvite(output, firstInvite, { qr: output.stdoutIsTerminal });
+            await printInvite(output, firstInvite, { qr: true });
           }
         },
       });

@@ -54,13 +54,15 @@ export interface ServerOptions {
   /** For commands on the stopped server. */
   readonly settings: SavedSettings;
   readonly reread: LiveSettingsOptions['reread'];
+  /** Whether the first start makes an invite: only where it does not end up in a log. */
+  readonly offersInvite: boolean;
   readonly log: Logger;
 }
 
 export interface RunningServer {
   readonly opened: Interface;
   readonly publicKey: PublicKey;
-  /** Made at the first start of a state directory. */
+  /** Made at the first start of a state directory; null: at others, or not wanted. */
   readonly firstInvite: InviteReply | null;
   /** Settles when the server has stopped: null, or why it had to. */
   readonly stopped: Promise<VpnError | null>;
@@ -202,7 +204,7 @@ class Server {
 
   async #start(): Promise<RunningServer> {
     const { log, socketPath, settings } = this.#options;
-    const firstStart = this.#state.store.settings() === null;
+    const offersInvite = this.#options.offersInvite && this.#state.store.settings() === null;
     for (const warning of this.#settings.current.warnings) log.warn(warning);
     for (const { what, ...where } of await tunnelOverlaps(this.#options.configuration)) {
       log.warn(where, what);
@@ -230,8 +232,8 @@ class Server {
     this.#timer = setInterval(() => this.#tick(), TICK_MS);
     this.#state.store.saveSettings(settings);
     this.#upkeep.backUp();
-    const firstInvite = firstStart ? await this.#firstInvite() : null;
-    if (!firstStart) this.#administration.remindOfFirst(log);
+    const firstInvite = offersInvite ? await this.#firstInvite() : null;
+    if (!offersInvite) this.#administration.remindOfFirst(log);
     const { device, port, aead, workers } = this.#opened;
     log.info({ device, port, aead, workers }, 'server is ready');
     return {

@@ -1,6 +1,7 @@
 /**
- * A server that is stopped while it starts, in a namespace where its changes to the firewall take
- * their time: nothing of it stays, and it ends as it was told.
+ * The start of a server: what the first one shows to whom; and one that is stopped while it starts,
+ * in a namespace where its changes to the firewall take their time: nothing of it stays, and it ends
+ * as it was told.
  */
 import { chmodSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -10,6 +11,30 @@ import { Program } from './program.ts';
 import { layStar } from './topology.ts';
 import { commandLine, Server } from './vpn.ts';
 import { eventually } from './waiting.ts';
+
+/** Runs a command on a terminal, and shows what comes out there. */
+const ON_TERMINAL = 'import pty, sys; pty.spawn(sys.argv[1:])';
+
+test('the first start shows its invite on a terminal and in JSON, and puts it in no log', async () => {
+  await inNet(['server', 'a'], async (net) => {
+    layStar(net, ['a']);
+    const start = async (name: string, flags: string[], on: string[], says: RegExp) => {
+      const server = new Server(net, 'server', name);
+      const words = ['start', '--nat', 'off', ...server.instance.flags, ...flags];
+      const [node, args] = commandLine('server', words);
+      const program = net.start('server', 'env', [...on, node, ...args]);
+      await program.says(says);
+      await program.says(/server is ready/);
+      await server.command('stop');
+      await program.end();
+      return program.stdout + program.stderr;
+    };
+    await start('json', ['--json'], [], /"invite":"culvert1_/);
+    await start('terminal', [], ['python3', '-c', ON_TERMINAL], /culvert1_/);
+    const logged = await start('log', [], [], /`vpn-server invite NAME` lets a device in/);
+    expect(logged).not.toContain('culvert1_');
+  });
+});
 
 /** Starts it with an `nft` of its own that waits for a second before it changes anything. */
 function startSlowly(net: Net, server: Server): Program {

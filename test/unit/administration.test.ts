@@ -1,4 +1,5 @@
-import { beforeEach, describe, expect, it } from 'vitest';
+import nacl from 'tweetnacl';
+import { beforeEach, describe, expect, it, vi } from 'vitest';
 import { keyToBase64, publicKeyOf } from '../../keys/keypair.ts';
 import { Administration } from '../../server/administration.ts';
 import { resolveConfiguration, type SettingName } from '../../server/configuration.ts';
@@ -51,6 +52,22 @@ describe('Administration', () => {
     const [record] = h.store.invites();
     expect(record?.publicKey).toEqual(publicKeyOf(invite.privateKey));
     expect(h.specOf(publicKeyOf(invite.privateKey))).toBeDefined();
+  });
+
+  it('leaves no throw-away key in memory, also when the registry refuses its peer', async () => {
+    const random = vi.spyOn(nacl, 'randomBytes');
+    const base = vi.spyOn(nacl.scalarMult, 'base');
+    const admin = make();
+    const more = { endpoints: ['vpn.example.org'], address: '10.0.0.1' };
+    expect(await fault(admin.invite(ask('laptop', more)))).toBe('ADDRESS_UNUSABLE');
+    expect(await fault(admin.profile(ask('phone', more)))).toBe('ADDRESS_UNUSABLE');
+    const secrets = [
+      ...random.mock.results.map(({ value }) => value as Uint8Array),
+      ...base.mock.calls.map(([key]) => key),
+    ];
+    expect(secrets).toHaveLength(4);
+    for (const secret of secrets) expect(secret).toEqual(new Uint8Array(32));
+    vi.restoreAllMocks();
   });
 
   it('says what a change of a peer does not bring about', async () => {
@@ -167,10 +184,11 @@ describe('Administration', () => {
     expect(Object.keys(list.peers[0]!)).not.toContain('presharedKey');
   });
 
-  it('reminds of a first invite that nobody has used, and of nothing else', async () => {
+  it('says how to let the first device in, and nothing once somebody is expected or there', async () => {
     const lines: string[] = [];
     const log = { info: (text: string) => lines.push(text) } as unknown as Logger;
     make().remindOfFirst(log);
+    expect(lines.splice(0)).toEqual([expect.stringContaining('`vpn-server invite NAME`')]);
     await make().invite(ask('laptop'));
     make().remindOfFirst(log);
     expect(lines).toEqual([]);
