@@ -53,8 +53,7 @@ export class Addresses {
 
   /** Why a peer called `name` cannot have `address`, for people; null: it can. Changes nothing. */
   problem(address: string, name: string): string | null {
-    const parsed = parseIpv4(address);
-    if (parsed !== null && this.#held.get(name) === parsed) return null;
+    if (this.isHeld(name, address)) return null;
     const refusal = this.reserve(address);
     if (refusal === null) this.release({ address });
     return refusal === null ? null : PROBLEMS[refusal];
@@ -66,9 +65,26 @@ export class Addresses {
     if (this.reserve(address) === null) this.#held.set(name, parseIpv4(address)!);
   }
 
+  /** Whether `address` is kept for `name`. */
+  isHeld(name: string, address: string): boolean {
+    const held = this.#held.get(name);
+    return held !== undefined && held === parseIpv4(address);
+  }
+
   /** What was held for `name` is its peer's from now on. */
   handOver(name: string): void {
     this.#held.delete(name);
+  }
+
+  /**
+   * A peer called `name` has come with `address`, which was held for it or `promised` by its invite;
+   * what else was held is free. false: neither, as of an address of another tunnel network.
+   */
+  arrive(name: string, address: string, promised: string | null): boolean {
+    if (this.isHeld(name, address)) this.handOver(name);
+    else if (address === promised) this.letGo(name);
+    else return false;
+    return true;
   }
 
   /** Forgets what was held for `name`. */
@@ -87,7 +103,7 @@ export class Addresses {
       write();
       return;
     }
-    if (this.#held.get(name) === parseIpv4(address)) {
+    if (this.isHeld(name, address)) {
       write();
       this.handOver(name);
       return;

@@ -72,7 +72,7 @@ export function importPeople(
     if (address !== null) {
       const refusal = addresses.has(address)
         ? 'is there twice'
-        : registry.addresses.problem(address, name);
+        : registry.addressProblem(address, name);
       if (refusal !== null) refuse(`${address} ${refusal}`);
       addresses.add(address);
     }

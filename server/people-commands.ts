@@ -71,7 +71,7 @@ export const renameCommand: CommandSpec<PlaceOptions> = {
 
 export const revokeCommand: CommandSpec<PlaceOptions> = {
   usage: 'revoke <name>',
-  summary: 'shut a peer out for good, or withdraw an open invite; effective at once',
+  summary: 'shut a peer out for good, or withdraw an open invite or a reservation; at once',
   examples: ['vpn-server revoke laptop', 'vpn-server revoke laptop --json'],
   options: [CONFIG, STATE, RUN],
   run: async ({ args, options, output, env }) => {

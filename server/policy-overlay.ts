@@ -36,6 +36,11 @@ export class PolicyOverlay {
     return fixed === undefined ? record : { ...record, ...fixed, address: record.address };
   }
 
+  /** Whether the file leaves `address` to `name`: it has the same one, or none. */
+  allows(name: string, address: string): boolean {
+    return (this.policy.fixed(name)?.address ?? address) === address;
+  }
+
   /** Holds the address that the file has for `name`, if it has one. */
   hold(name: string): void {
     const address = this.policy.fixed(name)?.address ?? null;

@@ -117,6 +117,12 @@ export class Registry {
     return address === null ? null : this.addresses.address6Of(address, address6);
   }
 
+  /** Why a peer called `name` cannot have `address`, for people; null: it can. */
+  addressProblem(address: string, name: string): string | null {
+    if (!this.#overlay.allows(name, address)) return 'is not what the settings file has for it';
+    return this.addresses.problem(address, name);
+  }
+
   /** Whether the key is nobody's, and was not revoked. */
   mayHaveKey(key: PublicKey): boolean {
     const own = keyToBase64(key) === keyToBase64(this.#publicKey);
@@ -141,12 +147,14 @@ export class Registry {
 
   /**
    * Opens an invite; an open one of the same name is replaced (returns true). `address`: promised
-   * to who uses it. Throws VpnError NAME_TAKEN, ADDRESS_TAKEN, ADDRESS_UNUSABLE, TOO_MANY_PEERS.
+   * to who uses it. Throws VpnError NAME_TAKEN, ADDRESS_TAKEN, ADDRESS_UNUSABLE, SETTING_FIXED,
+   * TOO_MANY_PEERS.
    */
   addInvite(invite: Omit<InviteRecord, 'usedBy'>): boolean {
-    this.#requireRoom();
-    const replaced = this.#withdrawInvite(invite.name);
     const { name, address } = invite;
+    this.#requireRoom();
+    this.#requireFixed(name, address);
+    const replaced = this.#withdrawInvite(name);
     this.addresses.take(address, name, () => this.#store.addInvite(invite));
     this.#addInvite({ ...invite, usedBy: null });
     return replaced;
@@ -161,6 +169,7 @@ export class Registry {
     wanted: string | null,
   ): PeerRecord {
     this.#requireRoom();
+    this.#requireFixed(peer.name, wanted);
     this.#withdrawInvite(peer.name);
     const address = this.addresses.takeAny(wanted, peer.name, (found) =>
       this.#store.addPeer({ ...peer, origin: 'profile', address: found }),
@@ -183,7 +192,11 @@ export class Registry {
   adopt(people: readonly ImportedPeer[], now: number): void {
     storePeople(people, this.#store, now);
     for (const { publicKey, name, address } of people) {
-      if (address !== null) this.addresses.hold(name, address);
+      if (address !== null) {
+        // An earlier import may have left another one for the name.
+        this.addresses.letGo(name);
+        this.addresses.hold(name, address);
+      }
       if (publicKey === null) continue;
       this.addresses.handOver(name);
       this.#addPeer(this.#overlay.over(this.#store.peer(publicKey)!), now);
@@ -203,14 +216,20 @@ export class Registry {
     if (open && this.#isFull()) return { type: 'refused', reason: 'tooManyPeers' };
     const outcome = this.#store.enrol(invite.record.publicKey, key, now);
     if (outcome.type === 'refused') return outcome;
+    const { name, address } = outcome.peer;
     if (!outcome.repeated) {
       this.#members.keep({ ...invite, record: { ...invite.record, usedBy: key, address: null } });
-      // What was reserved for the name is the peer's own now.
-      if (outcome.peer.address !== null) this.addresses.handOver(outcome.peer.name);
-      this.#addPeer(this.#overlay.over(outcome.peer), now);
+      const has = address !== null && this.addresses.arrive(name, address, invite.record.address);
+      this.#addPeer(this.#settled({ ...outcome.peer, address: has ? address : null }, now), now);
       this.#onChange();
     }
-    return { type: 'enrolled', name: outcome.peer.name, repeated: outcome.repeated };
+    return { type: 'enrolled', name, repeated: outcome.repeated };
+  }
+
+  /** `record` with what the settings file says of it. */
+  #settled(record: PeerRecord, now: number): PeerRecord {
+    if (this.#overlay.policy.fixed(record.name) === undefined) return record;
+    return this.#overlay.settle([record], [], now)[0]!;
   }
 
   /** The address of a peer: its own since ever, what is held for its name, or the next free one. */
@@ -267,10 +286,10 @@ export class Registry {
     return this.#members.named(name)!.record;
   }
 
-  /** Removes a peer for good, connected or not; or an open invite. false: neither exists. */
+  /** Removes a peer for good, connected or not; or an open invite, or else what an import reserved. */
   revoke(name: string, now: number): boolean {
     const peer = this.peerNamed(name);
-    if (peer === undefined) return this.#withdrawInvite(name);
+    if (peer === undefined) return this.#withdrawInvite(name) || this.#dropReservation(name);
     const { publicKey } = peer.record;
     this.#store.revokePeer(publicKey, now);
     this.#revoked.set(keyToBase64(publicKey), name);
@@ -418,7 +437,17 @@ export class Registry {
     this.#members.remove(member);
     this.#sightings.forget(member.id);
     this.addresses.release(member.record);
+    if (member.type === 'invite' && member.record.address !== null) {
+      this.#holdAgain(member.record.name);
+    }
     this.#peers.removePeer(member, why);
+  }
+
+  /** The address that an invite promised may have been kept for its name before. */
+  #holdAgain(name: string): void {
+    this.#overlay.hold(name);
+    const reserved = this.#store.reservations().find((known) => known.name === name)?.address;
+    if (reserved != null) this.addresses.hold(name, reserved);
   }
 
   #withdrawInvite(name: string): boolean {
@@ -426,6 +455,13 @@ export class Registry {
     if (record === null) return false;
     const member = this.#members.withKey(record.publicKey);
     if (member?.type === 'invite') this.#dismiss(member, 'revoked');
+    return true;
+  }
+
+  #dropReservation(name: string): boolean {
+    if (!this.#store.removeReservation(name)) return false;
+    this.addresses.letGo(name);
+    this.#overlay.hold(name);
     return true;
   }
 
@@ -444,6 +480,12 @@ export class Registry {
     if (this.#isFull()) {
       throw new VpnError('TOO_MANY_PEERS', `maxClients is ${this.#overlay.policy.maxClients}`);
     }
+  }
+
+  /** Throws VpnError SETTING_FIXED when the settings file has another address for `name`. */
+  #requireFixed(name: string, address: string | null): void {
+    if (address === null || this.#overlay.allows(name, address)) return;
+    throw new VpnError('SETTING_FIXED', `the settings file fixes the address of ${name}`);
   }
 
   #specOf(member: Member): PeerSpec {

@@ -229,7 +229,7 @@ export class SqliteStore implements Store {
       this.#takeName(name);
       this.#run('INSERT INTO invite VALUES (?, ?, ?, ?, NULL)', publicKey, name, created, expires);
       if (address === null) return;
-      this.#requireFreeAddress(address);
+      this.#requireFreeAddress(address, name);
       this.#run('INSERT INTO lease VALUES (?, NULL, ?, ?)', address, publicKey, created);
     });
   }
@@ -368,10 +368,11 @@ export class SqliteStore implements Store {
     this.#run('INSERT INTO name VALUES (?)', name);
   }
 
-  #requireFreeAddress(address: string): void {
+  /** `name`: for whom it may be reserved; null: for nobody. */
+  #requireFreeAddress(address: string, name: string | null = null): void {
     const taken =
       this.#get('SELECT 1 FROM lease WHERE address = ?', address) ??
-      this.#get('SELECT 1 FROM reservation WHERE address = ?', address);
+      this.#get('SELECT 1 FROM reservation WHERE address = ? AND name IS NOT ?', address, name);
     if (taken !== undefined) {
       throw new VpnError('ADDRESS_TAKEN', `the address ${address} belongs to another peer`);
     }

@@ -171,6 +171,36 @@ describe('OpenVPN', () => {
     expect(h.specOf(key(1))?.allowedIps).toEqual(['192.168.1.20/32', '10.20.0.0/16']);
   });
 
+  it('leaves one address to a name: the last import, an invite, nobody after revoke', () => {
+    const take = (text: string) => {
+      const sources = { registry: h.registry, invites: h.store.invites(), now: h.now };
+      importPeople(readImport(file('people', text)).peers, sources, false);
+    };
+    take('anna,192.168.1.2\nbert,192.168.1.3\nclaus,192.168.1.4\n');
+    take('anna,192.168.1.5\n');
+    take(`[Interface]\n# bert\n[Peer]\nPublicKey = ${K(3)}\nAllowedIPs = 192.168.1.6/32\n`);
+    // What the former ones left is free, what the later ones named is not.
+    expect(h.profile(10, 'other')).toBe('192.168.1.2');
+    expect(h.profile(11, 'another')).toBe('192.168.1.3');
+    h.invite(50, 'claus', '192.168.1.4');
+    h.registry.revoke('claus', h.now);
+    expect(h.profile(12, 'third')).toBe('192.168.1.7');
+    expect(h.registry.revoke('claus', h.now)).toBe(true);
+    expect(h.registry.revoke('claus', h.now)).toBe(false);
+    expect(h.profile(13, 'fourth')).toBe('192.168.1.4');
+    h.invite(51, 'anna', '192.168.1.9');
+    h.enrol(51, 1);
+    expect(h.specOf(key(1))?.allowedIps).toEqual(['192.168.1.9/32']);
+    expect(h.profile(14, 'fifth')).toBe('192.168.1.5');
+  });
+
+  it('does not give a name another address than the settings file', () => {
+    h.restart({ fixed: { anna: { address: '192.168.1.40' } } });
+    const { peers } = readImport(file('ipp.txt', 'anna,192.168.1.2\n'));
+    const sources = { registry: h.registry, invites: [], now: h.now };
+    expect(codeOf(() => importPeople(peers, sources, true))).toBe('IMPORT_REFUSED');
+  });
+
   it('says which names had to change', () => {
     const list = 'Anna Müller,192.168.1.2\nanna-Müller,192.168.1.3\nAnna Muller,192.168.1.4\n';
     const { peers, notes } = readImport(file('ipp.txt', list));

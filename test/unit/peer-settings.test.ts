@@ -131,6 +131,26 @@ describe('Registry', () => {
       expect(h.profile(4, 'office')).toBe('192.168.1.2');
     });
 
+    it('promises nobody another address than the file has', () => {
+      h.restart({ fixed: { a: { address: '192.168.1.40' } } });
+      expect(codeOf(() => h.invite(50, 'a', '192.168.1.50'))).toBe('SETTING_FIXED');
+      expect(codeOf(() => h.profile(1, 'a', '192.168.1.50'))).toBe('SETTING_FIXED');
+      h.invite(50, 'a', '192.168.1.40');
+      h.registry.revoke('a', h.now);
+      expect(codeOf(() => h.invite(51, 'b', '192.168.1.40'))).toBe('ADDRESS_TAKEN');
+      expect(h.profile(1, 'a')).toBe('192.168.1.40');
+    });
+
+    it('wins over an invite that was made before it', () => {
+      h.invite(50, 'a', '192.168.1.50');
+      h.registry.reconfigure(policyOf({ fixed: { a: { address: '192.168.1.40' } } }), h.now);
+      h.enrol(50, 1);
+      expect(h.specOf(key(1))?.allowedIps).toEqual(['192.168.1.40/32']);
+      expect(h.profile(2, 'b', '192.168.1.50')).toBe('192.168.1.50');
+      h.restart();
+      expect(h.specOf(key(1))?.allowedIps).toEqual(['192.168.1.40/32']);
+    });
+
     it('lets two peers change places', () => {
       h.profile(1, 'a');
       h.profile(2, 'b');

@@ -119,6 +119,16 @@ describe('Registry', () => {
     expect(h.lease(1)).toEqual({ type: 'leased', address: '10.99.0.2' });
   });
 
+  it('lets an invite outlive a change of the network: its promised address is not given', () => {
+    h.invite(50, 'a', '192.168.1.9');
+    h.restart({ network: '10.99.0.0/24' });
+    h.enrol(50, 1);
+    expect(h.specOf(key(1))?.allowedIps).toEqual([]);
+    expect(h.lease(1)).toEqual({ type: 'leased', address: '10.99.0.2' });
+    h.restart({ network: '10.99.0.0/24' });
+    expect(h.specOf(key(1))?.allowedIps).toEqual(['10.99.0.2/32']);
+  });
+
   it('admits no more peers than maxClients', () => {
     h.restart({ maxClients: 1 });
     h.invite(50, 'a');
