@@ -45,7 +45,6 @@ export async function runClient(options: ForegroundOptions, output: Output): Pro
   };
   for (const note of options.notes) talk('yellow !', note);
   const systemd = openNotifier(options.env);
-  const alive = setInterval(() => systemd?.alive(performance.now()), ALIVE_MS);
   const client = new Client(
     {
       ...options,
@@ -68,6 +67,7 @@ export async function runClient(options: ForegroundOptions, output: Output): Pro
     },
     await thisHost(),
   );
+  const alive = setInterval(() => systemd?.alive(performance.now()), ALIVE_MS);
   let signal: StopSignal | null = null;
   let started = false;
   const onSignal = (name: StopSignal): void => {

@@ -11,6 +11,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  rmSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
@@ -283,6 +284,25 @@ test('a server that does not answer', async () => {
     // Nothing is lost: the same invite is good when the server is back.
     await server.start();
     expect(await client.enrol(invite)).toBe('192.168.1.2');
+  });
+});
+
+test("the client's own key is gone, or open to others", async () => {
+  await inPair(async (net, server) => {
+    await server.start();
+    const client = new Client(net, 'a');
+    await client.enrol(await server.invite('a', 1));
+    await client.program?.stop();
+    const at = `10.77.1.1:${PORT}`;
+    const file = join(client.instance.state, 'clients', `10.77.1.1_${PORT}`, 'client.key');
+    chmodSync(file, 0o644);
+    await expectConnectFault(net, [at], {
+      ...{ code: 'KEY_FILE_READABLE_BY_OTHERS', exit: 5, message: /client\.key/ },
+    });
+    rmSync(file);
+    await expectConnectFault(net, [at], {
+      ...{ code: 'KEY_FILE_UNUSABLE', exit: 5, message: /client\.key does not exist/ },
+    });
   });
 });
 
