@@ -15,6 +15,7 @@ import { Journal } from '../shared/system/journal.ts';
 import { readLinks } from '../shared/system/link.ts';
 import { requireTun } from '../shared/system/require-tun.ts';
 import type { Run } from '../shared/system/run.ts';
+import { SEALED_MARK } from './full-tunnel.ts';
 import { findLeftovers } from './leftovers.ts';
 import { LOCKDOWN, Lockdowns, readLockdowns } from './lockdown.ts';
 import { type Place, placeOfTunnel, tunnelsWithJournal } from './place.ts';
@@ -47,6 +48,12 @@ const DEFAULT_NETWORK = parseCidr('192.168.1.0/24')!;
 /** Before this the clock is surely wrong: nothing of ours is as old. Unix seconds. */
 const EARLIEST_CLOCK = 1_735_689_600;
 const KNOCK_MS = 700;
+const CLOSED = 'the packet filter of this host lets nothing out there';
+/** What the system's errors mean for a datagram to a server. */
+const REFUSALS: Readonly<Record<string, string>> = {
+  ECONNREFUSED: 'nobody listens there',
+  EPERM: CLOSED,
+};
 
 /** All findings, in order; checks that make no sense after a failure are left out. */
 export async function examine(options: DoctorOptions): Promise<Finding[]> {
@@ -60,7 +67,7 @@ export async function examine(options: DoctorOptions): Promise<Finding[]> {
   found.push(...(await lockdowns(place, options.run, running)));
   found.push(...clients.map((client) => (isSilent(client) ? silent(client) : tunnel(client))));
   found.push(names(options.resolvConf ?? '/etc/resolv.conf', running));
-  found.push(...(await way(options)));
+  found.push(...(await way(options, running)));
   if (running.length === 0) found.push(await overlap(options.run));
   else found.push(...running.flatMap(({ clashes }) => clashes.map((c) => unknown('overlap', c))));
   return found;
@@ -204,7 +211,7 @@ function names(file: string, running: readonly ClientStatus[]): Finding {
 }
 
 /** The server's name, the way to it, and whether somebody there says that nobody listens. */
-async function way(options: DoctorOptions): Promise<Finding[]> {
+async function way(options: DoctorOptions, running: readonly ClientStatus[]): Promise<Finding[]> {
   let endpoints: readonly HostPort[];
   try {
     endpoints = options.endpoints();
@@ -212,12 +219,24 @@ async function way(options: DoctorOptions): Promise<Finding[]> {
     return [failed('server', error)];
   }
   if (endpoints.length === 0) return [];
-  const resolution = await resolveEndpoints(endpoints, 0, options.lookUp, options.run);
+  // A client's datagrams go beside such a tunnel, ours would go into it, or nowhere.
+  const around = running.find(({ full, protection }) => full || protection !== null);
+  const mark = around === undefined ? 0 : SEALED_MARK;
+  const resolution = await resolveEndpoints(endpoints, mark, options.lookUp, options.run);
   const { found, ways, problems } = resolution;
+  // A server with addresses of both families, seen from a host of one, is reached all the same.
+  const missing = (text: string): boolean => found.length > 0 && text.startsWith('no route');
   const trouble = problems.map((text) =>
-    bad('server', text, 'Check the name, and that this host is online.', ExitCode.unreachable),
+    missing(text)
+      ? unknown('server', text)
+      : bad('server', text, 'Check the name, and that this host is online.', ExitCode.unreachable),
   );
   if (found.length === 0) return trouble;
+  const reached = good('server', ways.join(', '));
+  if (around !== undefined) {
+    const text = `nobody beside the tunnel of ${around.tunnel} can be asked from here`;
+    return [...trouble, reached, unknown('answer', text)];
+  }
   const knock = options.knock ?? refusalOf;
   const refusals = await Promise.all(found.map(knock));
   const answers = found.map(({ address, port }, at) => {
@@ -225,10 +244,13 @@ async function way(options: DoctorOptions): Promise<Finding[]> {
     const where = `${address} port ${port}`;
     if (!refusal)
       return unknown('answer', `${where} does not refuse; a server is silent to strangers`);
-    const fix = 'Check that the server runs and the port is right.';
+    const fix =
+      refusal === CLOSED
+        ? 'Look at `nft list ruleset`; `vpn-client cleanup` or `unlock` ends what is ours.'
+        : 'Check that the server runs and the port is right.';
     return bad('answer', `${where}: ${refusal}`, fix, ExitCode.unreachable);
   });
-  return [...trouble, good('server', ways.join(', ')), ...answers];
+  return [...trouble, reached, ...answers];
 }
 
 async function overlap(run: Run): Promise<Finding> {
@@ -258,11 +280,12 @@ async function refusalOf({ address, port }: Endpoint): Promise<string | null> {
       const refused = (error: Error | null): void => {
         if (error === null) return;
         const { code } = error as NodeJS.ErrnoException;
-        resolve(code === 'ECONNREFUSED' ? 'nobody listens there' : (code ?? error.message));
+        resolve(REFUSALS[code ?? ''] ?? code ?? error.message);
       };
       socket.on('error', refused);
-      // One byte is no message of the protocol: a server drops it.
-      socket.connect(port, address, () => socket.send(Uint8Array.of(0), refused));
+      // What fails to connect is told as an error, to a listener of its own alone.
+      socket.on('connect', () => socket.send(Uint8Array.of(0), refused));
+      socket.connect(port, address);
     });
     return await Promise.race([refusal, sleep(KNOCK_MS, null, { ref: false })]);
   } finally {

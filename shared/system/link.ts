@@ -133,7 +133,10 @@ export function bringUpArgs(device: string, mtu: number, forwards: boolean): str
   return [...setMtuArgs(device, mtu), 'gso_max_segs', String(segments), ...group, 'up'];
 }
 
-/** The kernel's way to `address`; null when there is no route. */
+/** Words of `ip route get` for no route at all, an `unreachable` one and a `prohibit` one. */
+const NO_WAY = /unreachable|No route to host|Permission denied/;
+
+/** The kernel's way to `address`; null when there is no route, or one that says no. */
 export async function routeTo(
   address: string,
   options: { mark?: number } = {},
@@ -152,7 +155,7 @@ export async function routeTo(
       ...(row.prefsrc ? { source: row.prefsrc } : {}),
     };
   } catch (error) {
-    if (commandFailure(error)?.stderr.includes('unreachable')) return null;
+    if (NO_WAY.test(commandFailure(error)?.stderr ?? '')) return null;
     throw error;
   }
 }

@@ -178,6 +178,8 @@ test('under protection nothing leaves in the clear, whatever the local network d
     await delay(500);
     quiet('when the client was killed');
     expect((await client.command('status')).stdout).toMatch(/this host is closed: only tunnels/);
+    const doctor = await client.command('doctor', `${TARGET}:${PORT}`);
+    expect([doctor.code, doctor.stdout]).toEqual([6, expect.stringContaining('packet filter')]);
     expect(summary(await capture.stop())).toEqual([]);
     expect((await client.command('cleanup')).code).toBe(0);
     expect(net.difference('a')).toEqual([]);

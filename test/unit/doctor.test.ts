@@ -158,6 +158,45 @@ test('a name that is unknown and a host without a way are the server out of reac
   }
 });
 
+test('a server of two families is reached from a host of one', async () => {
+  const all = await findings({
+    lookUp: async () => ['10.0.0.1', '2001:db8::1'],
+    run: async (p, a) => (a.includes('2001:db8::1') ? { stdout: '[]', stderr: '' } : run(p, a)),
+  });
+  expect(about(all, 'server')).toEqual([
+    'unknown: no route to 2001:db8::1',
+    'good: 10.0.0.1 through eth0',
+  ]);
+  expect(about(all, 'answer')).toHaveLength(1);
+});
+
+test('beside a full tunnel or a protection the way is that of its datagrams, and nobody is asked', async () => {
+  const { socketPath } = placeOfTunnel(
+    { stateDirectory: folder, runDirectory: join(folder, 'run') },
+    'office',
+  );
+  const status = { tunnel: 'office', state: 'connected', server: {}, clashes: [], dns: null };
+  const asked: string[] = [];
+  const running = await serveLocalSocket(socketPath, {
+    status: () => ({ ...status, full: true, protection: null }),
+  });
+  try {
+    const all = await findings({
+      knock: async () => 'nobody listens there',
+      run: async (program, args) => {
+        asked.push(args.join(' '));
+        return run(program, args);
+      },
+    });
+    expect(asked).toContain('-json route get 10.0.0.1 mark 12373');
+    expect(about(all, 'answer')).toEqual([
+      'unknown: nobody beside the tunnel of office can be asked from here',
+    ]);
+  } finally {
+    await running.close();
+  }
+});
+
 test('a server that is not remembered is a finding, not an end', async () => {
   const all = await findings({
     endpoints: () => {
@@ -167,20 +206,26 @@ test('a server that is not remembered is a finding, not an end', async () => {
   expect(about(all, 'server')).toEqual(['bad: nothing is remembered']);
 });
 
+/** Without a made-up answer. */
+const ask = (host: string, port: number) =>
+  examine({
+    place: { stateDirectory: folder, runDirectory: join(folder, 'run') },
+    ...{ run, lookUp: async () => [], resolvConf: join(folder, 'resolv.conf') },
+    endpoints: () => [{ host, port }],
+  });
+
+test('an address that the kernel does not connect to is a finding, not an end', async () => {
+  // Link-local, and no link named.
+  expect(about(await ask('fe80::1', 6000), 'answer')).toEqual(['bad: fe80::1 port 6000: EINVAL']);
+});
+
 test('a port where nobody listens refuses, one where somebody is silent does not', async () => {
   const socket = createSocket('udp4');
   await new Promise<void>((resolve) => socket.bind(0, '127.0.0.1', resolve));
   const { port } = socket.address();
-  const at = { endpoints: () => [{ host: '127.0.0.1', port }] };
-  const ask = () =>
-    examine({
-      place: { stateDirectory: folder, runDirectory: join(folder, 'run') },
-      ...{ run, lookUp: async () => [], resolvConf: join(folder, 'resolv.conf') },
-      ...at,
-    });
-  expect(about(await ask(), 'answer')[0]).toMatch(/^unknown/);
+  expect(about(await ask('127.0.0.1', port), 'answer')[0]).toMatch(/^unknown/);
   await new Promise<void>((resolve) => socket.close(resolve));
-  expect(about(await ask(), 'answer')).toEqual([
+  expect(about(await ask('127.0.0.1', port), 'answer')).toEqual([
     `bad: 127.0.0.1 port ${port}: nobody listens there`,
   ]);
 });

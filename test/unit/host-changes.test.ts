@@ -103,11 +103,14 @@ test('links and routes of this host are read', async () => {
 
 test('an address without a route has none, other trouble is an error', async () => {
   const host = new FakeHost();
-  host.answer = () => {
-    throw failed('RTNETLINK answers: Network is unreachable');
-  };
-  expect(await routeTo('10.0.0.1', { mark: 7 }, host.run)).toBeNull();
-  expect(host.ran).toEqual(['ip -json route get 10.0.0.1 mark 7']);
+  // No route, an unreachable one as in a full tunnel of the other family, a prohibit one.
+  for (const error of ['Network is unreachable', 'No route to host', 'Permission denied']) {
+    host.answer = () => {
+      throw failed(`RTNETLINK answers: ${error}`);
+    };
+    expect(await routeTo('10.0.0.1', { mark: 7 }, host.run)).toBeNull();
+  }
+  expect(host.ran[0]).toBe('ip -json route get 10.0.0.1 mark 7');
   host.answer = () => {
     throw failed('Operation not permitted');
   };
