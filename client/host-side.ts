@@ -170,7 +170,7 @@ export class HostSide {
 
   /** Takes everything back but a lockdown. */
   async undo(): Promise<void> {
-    await this.#protection?.end();
+    this.#report((await this.#protection?.end()) ?? []);
     this.#report(await this.#setup.undo());
   }
 

@@ -3,7 +3,7 @@
  * local networks, and leaves the right thing behind. The rules themselves are
  * protection-rules.ts, what a lockdown leaves on disk is lockdown.ts.
  */
-import type { HostChange, Journal } from '../shared/system/journal.ts';
+import type { HostChange, Journal, UndoFailure } from '../shared/system/journal.ts';
 import { applyNft, deleteTableArgs, hasTable } from '../shared/system/nft.ts';
 import type { Run } from '../shared/system/run.ts';
 import { readHostView } from './host-view.ts';
@@ -130,12 +130,21 @@ export class Protection {
     return missing;
   }
 
-  /** The client ends: a lockdown stays, without what was this client's own. */
-  async end(): Promise<void> {
+  /**
+   * The client ends: a lockdown stays, without what was this client's own. Result: what of that
+   * could not be taken out of it.
+   */
+  async end(): Promise<UndoFailure[]> {
     this.#ended = true;
     this.#state = 'disconnected';
     await this.#work.catch(() => {});
-    if (this.#options.lockdowns !== null) await this.set(CLOSED);
+    if (this.#options.lockdowns === null) return [];
+    try {
+      await this.set(CLOSED);
+      return [];
+    } catch (error) {
+      return [{ what: `what ${this.#table} lets this client alone do`, error }];
+    }
   }
 
   /** A lockdown, as it is to be when no client runs. */

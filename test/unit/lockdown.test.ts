@@ -10,7 +10,9 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { pino } from 'pino';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { HostSide } from '../../client/host-side.ts';
 import { Lockdowns, warnOfMissing } from '../../client/lockdown.ts';
 import { endLockdowns, restoreLockdowns } from '../../client/lockdown-commands.ts';
 import { placeOfTunnel } from '../../client/place.ts';
@@ -82,6 +84,33 @@ test('a protection without lockdown writes nothing down', async () => {
   const options = { device: 'cvc1', journal, run, lan: false, lockdowns: null };
   await new Protection(options).begin();
   expect(new Lockdowns(place.stateDirectory).wished()).toEqual([]);
+});
+
+test('that cannot be closed when its client ends is named, and all the rest is undone', async () => {
+  const { run, place } = setUp();
+  const ran: string[] = [];
+  let broken = false;
+  const logged: string[] = [];
+  const host = new HostSide({
+    ...{ device: 'cvc1', mark: 0, lookUp: async () => [], tell: () => {} },
+    place: placeOfTunnel(place, 'office'),
+    traffic: { full: 'no', lan: false, protect: true, lockdown: true, netns: null },
+    log: pino({ level: 'error' }, { write: (line) => void logged.push(JSON.parse(line).msg) }),
+    run: async (program, args, options) => {
+      ran.push([program, ...args].join(' '));
+      if (broken && program === 'nft') throw new VpnError('COMMAND_FAILED', 'nft: no end in time');
+      return run(program, args, options);
+    },
+  });
+  await host.prepare(false);
+  await host.opened(4242);
+  const network = { addresses: ['10.8.0.2/24'], mtu: 1420, routes: [], serverAddress: null };
+  await host.apply({ network, full: false, endpoints: [], nameServers: [] });
+  broken = true;
+  await host.undo();
+  expect(logged).toEqual([`could not undo: what ${TABLE} lets this client alone do`]);
+  expect(ran).toContain('ip address del 10.8.0.2/24 dev cvc1');
+  expect(host.journal.pending).toEqual([]);
 });
 
 asRoot('comes back after a reboot, and one that is damaged keeps no other away', async () => {
