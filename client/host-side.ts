@@ -10,6 +10,7 @@ import { Journal, type UndoFailure } from '../shared/system/journal.ts';
 import type { Run } from '../shared/system/run.ts';
 import type { ConnectionState } from './connection.ts';
 import { SEALED_MARK } from './full-tunnel.ts';
+import { readNameServers } from './host-view.ts';
 import { innerAddresses, type Network } from './lease.ts';
 import { Lockdowns } from './lockdown.ts';
 import { lookUpBeside } from './lookup-beside.ts';
@@ -60,7 +61,10 @@ export class HostSide {
     const { protect, lan } = traffic;
     const lockdowns = traffic.lockdown ? new Lockdowns(place.stateDirectory) : null;
     this.#protection = protect ? new Protection({ device, journal, run, lan, lockdowns }) : null;
-    const beside = lookUpBeside((query, ask) => this.#setup.letOut(query, ask));
+    const beside = lookUpBeside(
+      (query, ask) => this.#setup.letOut(query, ask),
+      () => readNameServers().filter((one) => !this.#wish?.nameServers.includes(one)),
+    );
     this.lookUp = (name) => (protect || this.#setup.isFull ? beside(name) : lookUp(name));
   }
 

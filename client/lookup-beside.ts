@@ -9,29 +9,36 @@ import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { isIP, isIPv6 } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { networkText, parseCidr } from '../shared/cidr.ts';
+import type { Endpoint } from '../shared/dataplane.ts';
 import { DNS_PORT, freshId, question, RecordType, readAnswer } from './dns-message.ts';
 import { readNameServers } from './host-view.ts';
 import type { OpenQuery } from './protection-rules.ts';
 import type { LookUp } from './resolve.ts';
 
-/** Lets `query` leave this host beside the tunnel as long as `ask` runs. */
-export type LetOut = <T>(query: OpenQuery, ask: () => Promise<T>) => Promise<T>;
+/**
+ * Lets `query` leave this host beside the tunnel as long as `ask` runs, which is told by its signal
+ * when the client ends.
+ */
+export type LetOut = <T>(query: OpenQuery, ask: (ends: AbortSignal) => Promise<T>) => Promise<T>;
 
 /** Time for one name server, ms, and rounds over all of them. */
 const TRY_MS = 1_000;
 const ROUNDS = 2;
 
-/** A look-up whose queries go out by `letOut`. */
+/** A look-up whose queries go out by `letOut`, to those of `readServers`, at `port`. */
 export function lookUpBeside(
   letOut: LetOut,
   readServers: () => readonly string[] = readNameServers,
+  port = DNS_PORT,
 ): LookUp {
   // As the host was before the tunnel brought name servers of its own.
   const atFirst = readServers();
   return async (name) => {
     const written = inHostsFile(name);
     if (written.length > 0) return written;
-    const nameServers = atFirst.length > 0 ? atFirst : readServers();
+    // The host may be in another network by now.
+    const nameServers = [...new Set([...readServers(), ...atFirst])];
     if (nameServers.length === 0) throw failure('EAI_AGAIN', 'this host has no name server');
     // One port for both families, so that one rule does.
     const six = nameServers.some((address) => isIPv6(address));
@@ -39,53 +46,64 @@ export function lookUpBeside(
     try {
       socket.bind(0);
       await once(socket, 'listening');
-      const { port } = socket.address();
-      return await letOut({ port, nameServers }, () => ask(socket, six, name, nameServers));
+      const servers = nameServers.map((address) => ({ address: inFamily(address, six), port }));
+      const query = { port: socket.address().port, nameServers };
+      return await letOut(query, (ends) => ask(socket, name, servers, ends));
     } finally {
       socket.close();
     }
   };
 }
 
-/** Rejects with code ENOTFOUND when the name does not exist, EAI_AGAIN without an answer. */
+/** An address as a socket writes it in what it received; `six`: it is one of IPv6. */
+function inFamily(text: string, six: boolean): string {
+  const [bare, scope] = text.split('%') as [string, string | undefined];
+  if (!isIPv6(bare)) return six ? `::ffff:${bare}` : bare;
+  const plain = networkText(parseCidr(bare)!).split('/')[0]!;
+  return scope === undefined ? plain : `${plain}%${scope}`;
+}
+
+/**
+ * Asks one server after the other until one knows the name. Rejects with code ENOTFOUND when it
+ * does not exist, EAI_AGAIN without an address, and when the client `ends`.
+ */
 async function ask(
   socket: Socket,
-  six: boolean,
   name: string,
-  nameServers: readonly string[],
+  servers: readonly Endpoint[],
+  ends: AbortSignal,
 ): Promise<string[]> {
-  const queries = [RecordType.a, RecordType.aaaa].map((type) => ({
-    type,
-    id: freshId(),
-    answer: null as readonly string[] | null,
-  }));
-  let missing = false;
-  let complete = (): void => {};
-  const all = new Promise<void>((resolve) => {
-    complete = resolve;
-  });
+  const queries = [RecordType.a, RecordType.aaaa].map((type) => ({ type, id: freshId() }));
+  /** By server and type of the question; late ones count, too. */
+  const answers = new Map<string, readonly string[] | 'missing'>();
+  const hasAnswered = ({ address }: Endpoint): boolean =>
+    queries.every(({ type }) => answers.has(`${address} ${type}`));
+  let onAnswer = (): void => {};
   socket.on('error', () => {});
   socket.on('message', (message, { address, port }) => {
-    if (port !== DNS_PORT || !nameServers.includes(address.replace(/^::ffff:/, ''))) return;
-    for (const query of queries) {
-      const answer = readAnswer(message, query.id, name);
-      if (answer === null) continue;
-      missing ||= answer === 'missing';
-      query.answer = answer === 'missing' ? [] : answer;
+    if (!servers.some((server) => server.address === address && server.port === port)) return;
+    for (const { id, type } of queries) {
+      const answer = readAnswer(message, id, name);
+      if (answer !== null) answers.set(`${address} ${type}`, answer);
     }
-    if (queries.every((query) => query.answer !== null)) complete();
+    onAnswer();
   });
   for (let round = 0; round < ROUNDS; round++) {
-    for (const server of nameServers) {
-      const to = six && !isIPv6(server) ? `::ffff:${server}` : server;
+    for (const server of servers.filter((one) => !hasAnswered(one))) {
+      const answered = new Promise<void>((resolve) => {
+        onAnswer = () => hasAnswered(server) && resolve();
+      });
       for (const { id, type } of queries) {
         // Refused by a rule of the host's own, or no route: another server may do.
-        socket.send(question(id, type, name), DNS_PORT, to, () => {});
+        socket.send(question(id, type, name), server.port, server.address, () => {});
       }
-      await Promise.race([all, sleep(TRY_MS, undefined, { ref: false })]);
-      const found = queries.flatMap((query) => query.answer ?? []);
-      if (found.length > 0) return found;
-      if (missing) throw failure('ENOTFOUND', `${name} does not exist`);
+      const late = sleep(TRY_MS, undefined, { ref: false, signal: ends });
+      await Promise.race([answered, late.catch(() => {})]);
+      ends.throwIfAborted();
+      const heard = [...answers.values()];
+      const found = heard.flatMap((answer) => (answer === 'missing' ? [] : answer));
+      if (found.length > 0) return [...new Set(found)];
+      if (heard.includes('missing')) throw failure('ENOTFOUND', `${name} does not exist`);
     }
   }
   throw failure('EAI_AGAIN', 'no name server answers');

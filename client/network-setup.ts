@@ -86,6 +86,9 @@ export class NetworkSetup {
   #full: readonly Family[] = [];
   #mtu = 0;
   #marked = false;
+  /** Look-ups beside the tunnel that are under way, and what ends them. */
+  readonly #lookUps = new Set<Promise<unknown>>();
+  readonly #ends = new AbortController();
 
   constructor(options: SetupOptions) {
     const { traffic, run: runner = run } = options;
@@ -169,9 +172,25 @@ export class NetworkSetup {
     return this.#full.length > 0;
   }
 
-  /** Lets one query go past every protection, and beside a full tunnel, while `ask` runs. */
-  async letOut<T>(query: OpenQuery, ask: () => Promise<T>): Promise<T> {
+  /**
+   * Lets one query go past every protection, and beside a full tunnel, while `ask` runs; undo()
+   * ends it. Errors: COMMAND_FAILED, COMMAND_MISSING, NOT_RUNNING after undo(), those of `ask`.
+   */
+  async letOut<T>(query: OpenQuery, ask: (ends: AbortSignal) => Promise<T>): Promise<T> {
+    const lookUp = this.#letOut(query, ask);
+    this.#lookUps.add(lookUp);
+    try {
+      return await lookUp;
+    } finally {
+      this.#lookUps.delete(lookUp);
+    }
+  }
+
+  async #letOut<T>(query: OpenQuery, ask: (ends: AbortSignal) => Promise<T>): Promise<T> {
     const { device, journal } = this.#options;
+    const { signal } = this.#ends;
+    // Nobody would take away what is made from then on.
+    signal.throwIfAborted();
     const made: number[] = [];
     try {
       made.push(await journal.apply(queryMark(device, query)));
@@ -180,7 +199,7 @@ export class NetworkSetup {
         const { port } = await this.numbers();
         made.push(await journal.apply(rule('a look-up beside the tunnel', family, port, selector)));
       }
-      return await ask();
+      return await ask(signal);
     } finally {
       for (const id of made.reverse()) await journal.undo(id);
     }
@@ -255,9 +274,11 @@ export class NetworkSetup {
     return inside;
   }
 
-  /** Takes everything back, newest first. Result: what could not be undone. */
-  undo(): Promise<readonly UndoFailure[]> {
+  /** Takes everything back, newest first, for good. Result: what could not be undone. */
+  async undo(): Promise<readonly UndoFailure[]> {
     this.#applied.clear();
+    this.#ends.abort(new VpnError('NOT_RUNNING', 'the client is stopping'));
+    await Promise.allSettled(this.#lookUps);
     return this.#options.journal.undoAll();
   }
 }

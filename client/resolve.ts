@@ -6,6 +6,7 @@ import { lookup } from 'node:dns/promises';
 import { isIP } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Endpoint } from '../shared/dataplane.ts';
+import { VpnError } from '../shared/errors.ts';
 import type { HostPort } from '../shared/profile.ts';
 import { routeTo } from '../shared/system/link.ts';
 import { type Run, run } from '../shared/system/run.ts';
@@ -41,7 +42,8 @@ export async function resolveEndpoints(
     } catch (error) {
       const { code, message } = error as NodeJS.ErrnoException;
       if (code !== 'ENOTFOUND') hopeless = false;
-      const why = code === 'ENOTFOUND' ? 'there is no such name' : (code ?? message);
+      const known = error instanceof VpnError ? message : (code ?? message);
+      const why = code === 'ENOTFOUND' ? 'there is no such name' : known;
       problems.push(`cannot look up ${host}: ${why}`);
     }
   }

@@ -393,6 +393,34 @@ test('the end of a look-up that nobody waits for any more leaves the next one it
   expect(host.ran.at(-1)).toBe('nft delete table inet culvert-query-cvc0-2222');
 });
 
+test('the end of a client ends its look-ups, and leaves nothing of them behind', async () => {
+  const host = new FakeHost();
+  const setup = setupOn(host);
+  const query = { port: 1111, nameServers: ['9.9.9.9'] };
+  let begun = (): void => {};
+  const asked = new Promise<void>((resolve) => {
+    begun = resolve;
+  });
+  const lookUp = setup.letOut(query, (ends) => {
+    begun();
+    return new Promise<void>((_, reject) => {
+      ends.addEventListener('abort', () => setImmediate(() => reject(ends.reason)));
+    });
+  });
+  let over = false;
+  const refused = expect(lookUp.finally(() => (over = true))).rejects.toMatchObject({
+    code: 'NOT_RUNNING',
+  });
+  await asked;
+  expect(await setup.undo()).toEqual([]);
+  expect(over).toBe(true);
+  await refused;
+  const unmark = 'nft delete table inet culvert-query-cvc0-1111';
+  expect(host.ran.splice(0)).toEqual(['nft -f -', unmark]);
+  await expect(setup.letOut(query, async () => {})).rejects.toMatchObject({ code: 'NOT_RUNNING' });
+  expect(host.ran).toEqual([]);
+});
+
 test('a look-up is marked, and goes beside a full tunnel, while it lasts', async () => {
   const host = new FakeHost();
   host.answer = (line) => (line.includes('-json') ? '[]' : '');
