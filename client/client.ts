@@ -230,6 +230,7 @@ export class Client {
       if (this.#timer !== null) clearInterval(this.#timer);
       this.#link.rotation.close();
       this.#underlay.close();
+      this.#others?.close();
       if (this.#opened !== null && this.#link.peer?.connected) this.#link.control.goodbye();
       await this.#work;
       await this.#hostSide?.undo();

@@ -16,6 +16,7 @@ export interface OtherPeersOptions {
 
 export class OtherPeers {
   readonly #options: OtherPeersOptions;
+  #closed = false;
 
   constructor(options: OtherPeersOptions) {
     this.#options = options;
@@ -29,6 +30,11 @@ export class OtherPeers {
     }
   }
 
+  /** An address that is found from now on is for nobody: the engine closes. */
+  close(): void {
+    this.#closed = true;
+  }
+
   /** The peer did not answer: it may have another address now. */
   gaveUp(id: PeerId): void {
     const peer = this.#options.peers[id - this.#options.firstId];
@@ -38,7 +44,7 @@ export class OtherPeers {
   #find(id: PeerId, peer: ProfilePeer): void {
     if (!peer.endpoint) return;
     void this.#options.resolve(peer.endpoint).then(({ found }) => {
-      if (found[0]) this.#set(id, peer, found[0]);
+      if (found[0] && !this.#closed) this.#set(id, peer, found[0]);
     });
   }
 
