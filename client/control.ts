@@ -72,13 +72,12 @@ export class Control {
 
   /** Asks the server to admit `publicKey` (base64) in place of the invite's key. */
   enrol(publicKey: string): void {
-    const id = this.#exchange.request({ type: 'enrol', publicKey }, this.#options.clock.now());
-    this.#open = { id, type: 'enrol' };
+    this.#ask({ type: 'enrol', publicKey });
   }
 
+  /** Asks for what we are given; takes the place of what was asked before. */
   lease(): void {
-    const id = this.#exchange.request({ type: 'lease' }, this.#options.clock.now());
-    this.#open = { id, type: 'lease' };
+    this.#ask({ type: 'lease' });
   }
 
   /** Asks the server to note `publicKey` (base64) as the key that follows ours. */
@@ -137,6 +136,12 @@ export class Control {
     if (this.#open === null || !failed.includes(this.#open.id)) return false;
     this.#open = null;
     return true;
+  }
+
+  #ask(request: { type: 'enrol'; publicKey: string } | { type: 'lease' }): void {
+    if (this.#open !== null) this.#exchange.abandon(this.#open.id);
+    const id = this.#exchange.request(request, this.#options.clock.now());
+    this.#open = { id, type: request.type };
   }
 
   #asked(request: ControlRequest): ControlNews | null {

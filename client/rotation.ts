@@ -45,7 +45,8 @@ export class Rotation {
     if (state !== 'connected') {
       throw new VpnError('NOT_RUNNING', 'there is no connection to change the key in');
     }
-    if (this.#phase === 'asked' || this.#phase === 'switching') {
+    // One that was taken up again and not answered is nobody's: it may be asked for once more.
+    if (this.#settle !== null || this.#phase === 'switching') {
       throw new VpnError('USAGE', 'the key is being changed already', { hint: 'Wait for it.' });
     }
     this.#ask(keys.beginRotation());
@@ -70,17 +71,17 @@ export class Rotation {
     }
   }
 
-  /** The server gave a lease to the key of `identity`. */
+  /** The server gave a lease to the key of `identity`. Errors: STATE_UNUSABLE. */
   leased(identity: Identity): void {
     const { keys, onDone } = this.#options;
     if (identity === 'next') {
-      const key = keys.completeRotation();
+      const key = this.#complete();
       this.#phase = 'idle';
       onDone();
       this.#settle?.({ publicKey: keyToBase64(publicKeyOf(key)) });
     } else if (this.#phase === 'switching') {
       this.#fail('the server took the old key only');
-    } else if (this.#phase === 'idle' && keys.isRotating) {
+    } else if (this.#settle === null && this.#phase !== 'failed' && keys.isRotating) {
       this.#ask(keys.beginRotation());
     }
   }
@@ -88,6 +89,16 @@ export class Rotation {
   /** Ends what waits: the client stops. */
   close(): void {
     if (this.#settle !== null) this.#fail('the client stops');
+  }
+
+  #complete(): PrivateKey {
+    try {
+      return this.#options.keys.completeRotation();
+    } catch (error) {
+      // Both keys are on disk, and the server goes by either: the next lease completes it.
+      this.#fail(error instanceof Error ? error.message : String(error));
+      throw error;
+    }
   }
 
   #ask(key: PrivateKey): void {

@@ -287,6 +287,17 @@ export class ServerLink {
   }
 
   #receive(frame: Uint8Array): void {
+    try {
+      this.#hear(this.#understand(frame));
+    } catch (error) {
+      const known = asVpnError(error, 'vpn-client');
+      // A full disk must not end a tunnel that stands.
+      if (!this.#ready) this.#fail(known);
+      else this.#options.log.error({ err: known }, 'what the server said could not be followed');
+    }
+  }
+
+  #understand(frame: Uint8Array): ControlNews | null {
     const { clock, log } = this.#options;
     const before = this.control.malformed;
     const news = this.control.receive(frame);
@@ -295,7 +306,7 @@ export class ServerLink {
       this.#malformedSaidAt = now;
       log.warn('a control message of the server is malformed; it is dropped as a whole');
     }
-    this.#hear(news);
+    return news;
   }
 
   #hear(news: ControlNews | null): void {
@@ -308,14 +319,12 @@ export class ServerLink {
     const enrolmentRefused = news.type === 'refused' && this.#identity === 'invite';
     // Trouble of the server's own may pass, and then the same key is good.
     if (enrolmentRefused && news.reason !== 'serverError') this.keys.abandonEnrolment();
-    if (news.type === 'rotating' || news.type === 'rotationRefused') {
-      this.rotation.hear(news);
-      return;
-    }
-    if (news.type !== 'leased') {
-      this.input(news);
-      return;
-    }
+    if (news.type === 'rotating' || news.type === 'rotationRefused') this.rotation.hear(news);
+    else if (news.type === 'leased') this.#takeLease(news);
+    else this.input(news);
+  }
+
+  #takeLease(news: Extract<ControlNews, { type: 'leased' }>): void {
     const refusal = this.leases.take(news);
     if (refusal !== null) {
       const message = `the lease of the server is refused: ${refusal}`;
@@ -326,9 +335,9 @@ export class ServerLink {
     // Whoever leases to our own key knows it, even when the answer to the enrolment was lost.
     this.keys.completeEnrolment(null);
     rememberLease(this.keys.folder, news.lease, this.#options.log);
-    this.rotation.leased(this.#identity);
     this.input({ type: 'leased' });
     this.#options.onLeased();
+    this.rotation.leased(this.#identity);
   }
 
   #fail(error: VpnError): void {

@@ -66,6 +66,17 @@ test('the answer to an earlier request is late', () => {
   ]);
 });
 
+test('what was asked before is asked no more', () => {
+  control.lease();
+  control.lease();
+  for (let ms = 0; ms < 20_000; ms += 250) {
+    now += 250;
+    control.tick();
+  }
+  // Each once, and four times again for the later one.
+  expect(sent).toHaveLength(6);
+});
+
 test('an answer of the wrong kind is no answer', () => {
   control.lease();
   serve((id) => ({ type: 'enrolled', id, name: 'x' }));

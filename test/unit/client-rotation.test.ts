@@ -1,7 +1,10 @@
 /** A change of the client's own key, cut off anywhere. */
-import { readdirSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { keyToBase64 } from '../../keys/keypair.ts';
+import type { OwnKeys } from '../../client/own-keys.ts';
+import { Rotation } from '../../client/rotation.ts';
+import { generatePrivateKey, keyToBase64 } from '../../keys/keypair.ts';
 import type { VpnError } from '../../shared/errors.ts';
 import { callLocalSocket } from '../../shared/system/local-socket.ts';
 import { SERVER_AT, type TestClient, type TestServer, World } from './client-harness.ts';
@@ -62,6 +65,31 @@ describe('a change of the own key', () => {
     expect(keysOf(again)).toHaveLength(1);
   });
 
+  test('that cannot be written down leaves the tunnel as it is, and is completed later', async () => {
+    const server = world.server();
+    const a = await world.client('a', { invite: server.invite('laptop') }).start();
+    const profile = join(a.state, 'clients', '192.0.2.2_6000', 'profile.json');
+    world.network.filter = (d) => d.to.address !== SERVER_AT.host;
+    const changed = rotate(a);
+    await world.pass(500);
+    const begun = readFileSync(profile, 'utf8');
+    expect(begun).toContain('nextKeyFile');
+    // Nothing takes the place of a folder.
+    rmSync(profile);
+    mkdirSync(profile);
+    world.network.filter = () => true;
+    await world.pass(10_000);
+    expect(await changed).toBe('REQUEST_FAILED');
+    expect(a.warnings.at(-1)).toMatch(/could not be followed/);
+    expect(a.client.state).toBe('connected');
+    expect(keysOf(a)).toHaveLength(2);
+    rmSync(profile, { recursive: true });
+    writeFileSync(profile, begun);
+    await world.pass(130_000);
+    expect(keysOf(a)).toHaveLength(1);
+    expect(keyAtServer(server)).toEqual([['laptop', a.client.status().publicKey]]);
+  });
+
   test('survives the death of both right after the server noted it', async () => {
     const server = world.server();
     const a = await world.client('a', { invite: server.invite('laptop') }).start();
@@ -80,4 +108,24 @@ describe('a change of the own key', () => {
     expect(keyAtServer(back)).toEqual([['laptop', again.client.status().publicKey]]);
     expect(keysOf(again)).toHaveLength(1);
   });
+});
+
+test('a change that is taken up again and gets no answer is asked for in the next session, or at once', async () => {
+  const asked: string[] = [];
+  const next = generatePrivateKey();
+  const rotation = new Rotation({
+    keys: { isRotating: true, beginRotation: () => next } as unknown as OwnKeys,
+    request: (publicKey) => asked.push(publicKey),
+    onNoted: () => {},
+    onDone: () => {},
+  });
+  for (const count of [1, 2]) {
+    rotation.leased('own');
+    expect(asked).toHaveLength(count);
+  }
+  const changed = rotation.start('connected');
+  expect(asked).toHaveLength(3);
+  expect(() => rotation.start('connected')).toThrow(/being changed already/);
+  rotation.close();
+  await expect(changed).rejects.toMatchObject({ code: 'REQUEST_FAILED' });
 });
