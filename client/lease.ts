@@ -10,6 +10,7 @@ import {
   isOnHostOrLink,
   isPrivate,
   networkText,
+  overlaps,
   parseCidr,
 } from '../shared/cidr.ts';
 import type { Lease } from '../shared/control/messages.ts';
@@ -31,6 +32,13 @@ const SHORTEST_PREFIX = { 4: 8, 6: 32 } as const;
  * of the 256 largest IPv4 networks, a /16 of IPv6. Without a bound many routes are a default route.
  */
 const PUBLIC_SHARE = { 4: 4 / 2 ** 8, 6: 1 / 2 ** 16 } as const;
+
+/**
+ * Where IPv6 has all of IPv4 behind it, address by address from bit 96 on (RFC 6052, RFC 8215): on
+ * a host without IPv4 a route there takes as much as one of IPv4.
+ */
+const TRANSLATED = ['64:ff9b::/96', '64:ff9b:1::/48'].map((text) => parseCidr(text)!);
+const TRANSLATED_BITS = 96;
 
 /** How the host is to look while the tunnel is up. */
 export interface Network {
@@ -172,16 +180,26 @@ function acceptRoutes(
     } else if (server !== null && contains(range, server)) {
       refused.push(`the route ${networkText(range)}, which would catch the server's own address`);
     } else if (full || isPrivate(range)) accepted.push(range);
-    else if (2 ** -range.prefixLength > left[range.family]) {
-      refused.push(
-        `the route ${networkText(range)}: too much of the Internet (take it with --full)`,
-      );
-    } else {
-      left[range.family] -= 2 ** -range.prefixLength;
-      accepted.push(range);
+    else {
+      const { family, share } = shareOf(range);
+      if (share <= left[family]) {
+        left[family] -= share;
+        accepted.push(range);
+      } else {
+        refused.push(
+          `the route ${networkText(range)}: too much of the Internet (take it with --full)`,
+        );
+      }
     }
   }
   return accepted;
+}
+
+/** How much of which family's addresses a range is, from 0 to 1. */
+function shareOf(range: Cidr): { readonly family: 4 | 6; readonly share: number } {
+  const { family, prefixLength } = range;
+  if (!TRANSLATED.some((all) => overlaps(all, range))) return { family, share: 2 ** -prefixLength };
+  return { family: 4, share: 2 ** -Math.max(0, prefixLength - TRANSLATED_BITS) };
 }
 
 function acceptDns(answer: Lease, refused: string[]): NameServers {

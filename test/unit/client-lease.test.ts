@@ -149,3 +149,13 @@ test('routes to the Internet: some networks, never most of it in pieces', () => 
   expect(lease.network.routes).toEqual([...pieces.slice(0, 4), '10.0.0.0/8', '2001:db8::/32']);
   expect(lease.refused).toHaveLength(5);
 });
+
+test('routes to the Internet: all of IPv4 as IPv6 has it counts as IPv4', () => {
+  for (const route of ['64:ff9b::/96', '64:ff9b::/33', '64:ff9b:1:2::/64', '64:ff9b:1::/96']) {
+    expect(accepted({ routes: [route] }).refused).toEqual([
+      `the route ${route}: too much of the Internet (take it with --full)`,
+    ]);
+  }
+  const some = ['64:ff9b::6400:0/104', '101.0.0.0/8', '64:ff9b:1::6600:0/103', '104.0.0.0/8'];
+  expect(accepted({ routes: some }).network.routes).toEqual(some.slice(0, 3));
+});
