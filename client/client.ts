@@ -51,6 +51,8 @@ export class Client {
   #since: string | null = null;
   /** Work on the host's network, one piece after the other. */
   #work: Promise<void> = Promise.resolve();
+  /** What of it waits, and takes in whatever comes before its turn. */
+  readonly #waiting = new Set<'apply' | 'restore'>();
   #takingDown: Promise<void> | null = null;
   #stopping = false;
   #settle: (reason: VpnError | null) => void = () => {};
@@ -76,7 +78,7 @@ export class Client {
       now: () => host.clock.now(),
       // A server of a profile may be any WireGuard peer, to which a control frame is noise.
       probe: (size) => (this.#link.plan.network === null ? this.#link.control.probe(size) : null),
-      onChange: () => this.#later(() => this.#apply()),
+      onChange: () => this.#once('apply'),
     });
     this.#underlay = new Underlay({
       run: host.run,
@@ -84,7 +86,7 @@ export class Client {
       server: () => this.#link.outer[0] ?? null,
       mark: () => this.#hostSide?.mark ?? 0,
       onWay: (way, text) => this.#servers.moved({ type: 'way', way, text }),
-      onDisturbed: () => this.#later(() => this.#restore()),
+      onDisturbed: () => this.#once('restore'),
     });
     this.stopped = new Promise((resolve) => {
       this.#settle = resolve;
@@ -318,7 +320,7 @@ export class Client {
   #perform(action: HostAction): void {
     switch (action.type) {
       case 'apply':
-        this.#later(() => this.#apply());
+        this.#once('apply');
         break;
       case 'check':
         this.#later(() => this.#check());
@@ -380,6 +382,16 @@ export class Client {
       default:
         event satisfies never;
     }
+  }
+
+  /** However often it is asked for while something else is done, it is done once. */
+  #once(what: 'apply' | 'restore'): void {
+    if (this.#waiting.has(what)) return;
+    this.#waiting.add(what);
+    this.#later(() => {
+      this.#waiting.delete(what);
+      return what === 'apply' ? this.#apply() : this.#restore();
+    });
   }
 
   #later(piece: () => Promise<void>): void {

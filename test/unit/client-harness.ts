@@ -184,6 +184,8 @@ export class TestClient {
   readonly plane: SimulatedDataPlane;
   readonly socketPath: string;
   readonly state: string;
+  /** What commands wait for. */
+  host: Promise<void> = Promise.resolve();
   ready: ClientStatus | null = null;
   error: VpnError | null | undefined;
   readonly #world: World;
@@ -226,6 +228,7 @@ export class TestClient {
         watch: () => ({ close: () => {} }),
         monotonic: () => network.clock().now(),
         run: async (file, args) => {
+          await this.host;
           this.ran.push([file, ...args].join(' '));
           const dev = args.includes('192.168.1.1') ? 'cvc0' : 'eth0';
           return { stdout: args.includes('get') ? JSON.stringify([{ dev }]) : '', stderr: '' };

@@ -242,6 +242,29 @@ test('a malicious server: none of its pushes changes the host, each is named, th
   expect(a.error).toBeUndefined();
 });
 
+test('a server that pushes faster than the host can follow has its last push applied', async () => {
+  const server = world.server();
+  const a = await world.client('a', { invite: server.invite('laptop') }).start();
+  const looks = () => a.ran.filter((line) => line.includes('-4 -json route show default')).length;
+  const before = looks();
+  let goOn = (): void => {};
+  a.host = new Promise((resolve) => {
+    goOn = resolve;
+  });
+  for (let i = 1; i <= 20; i++) {
+    Object.assign(server.push, { routes: [`10.${i}.0.0/16`] });
+    server.version++;
+    server.control.refresh();
+    await world.pass(250);
+  }
+  goOn();
+  await world.pass(1_000);
+  expect(a.client.status().routes).toEqual(['10.20.0.0/16']);
+  expect(a.ran.join('\n')).toContain('route add 10.20.0.0/16');
+  // What was under way when they came, and what waited.
+  expect(looks() - before).toBeLessThanOrEqual(2);
+});
+
 test('the handshake timestamp never goes below the one used before', async () => {
   const server = world.server();
   const invite = server.invite('laptop');
