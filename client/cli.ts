@@ -9,4 +9,10 @@ const { createProgram } = await import('./commands.ts');
 // State, sockets and keys are nobody else's business.
 const umask = process.umask(0o077);
 const { argv, env, stdout, stderr } = process;
-process.exitCode = await createProgram({ argv: argv.slice(2), env, stdout, stderr, umask }).run();
+const code = await createProgram({ argv: argv.slice(2), env, stdout, stderr, umask }).run();
+process.exitCode = code;
+// A name server may be silent for half a minute, and the end of the process would wait for it.
+if (process.getActiveResourcesInfo().includes('GetAddrInfoReqWrap')) {
+  const { endNow } = await import('../native/index.ts');
+  endNow(code);
+}

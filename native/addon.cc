@@ -463,6 +463,11 @@ Napi::Value forbid_core_dumps(const Napi::CallbackInfo& info) {
   return from_result(info.Env(), culvert::forbid_core_dumps());
 }
 
+// endNow(exit code)
+void end_now(const Napi::CallbackInfo& info) {
+  culvert::end_now(info[0].As<Napi::Number>().Int32Value());
+}
+
 // giveBackMemory()
 void give_back_memory(const Napi::CallbackInfo&) {
   culvert::give_back_memory();
@@ -475,6 +480,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("sendUnixDatagram", Napi::Function::New<send_unix_datagram>(env));
   exports.Set("peerProcess", Napi::Function::New<peer_process>(env));
   exports.Set("forbidCoreDumps", Napi::Function::New<forbid_core_dumps>(env));
+  exports.Set("endNow", Napi::Function::New<end_now>(env));
   exports.Set("giveBackMemory", Napi::Function::New<give_back_memory>(env));
   return exports;
 }

@@ -54,6 +54,7 @@ interface Addon {
   sendUnixDatagram(path: string, text: string): Failure | undefined;
   peerProcess(fd: number): PeerProcess | Failure;
   forbidCoreDumps(): Failure | undefined;
+  endNow(exitCode: number): never;
   giveBackMemory(): void;
 }
 
@@ -112,6 +113,14 @@ export function peerProcess(fd: number): PeerProcess | null {
 export function forbidCoreDumps(): string | null {
   const failure = addon().forbidCoreDumps();
   return failure === undefined ? null : describe(failure);
+}
+
+/**
+ * Ends this process with `exitCode`, 0 .. 255, and waits for no thread: one may be in the system's
+ * resolver, which cannot be interrupted. No handler runs, nothing that waits is written.
+ */
+export function endNow(exitCode: number): never {
+  return addon().endNow(exitCode);
 }
 
 /**

@@ -25,4 +25,8 @@ Result<PeerProcess> peer_process(int fd);
 // processes of its user: it holds keys. Lost at exec, so children are as they would be.
 Result<Nothing> forbid_core_dumps();
 
+// Ends this process with `exit_code` and waits for no thread: one may be in the system's resolver,
+// which cannot be interrupted. No handler runs, no stream is flushed.
+[[noreturn]] void end_now(int exit_code);
+
 }  // namespace culvert

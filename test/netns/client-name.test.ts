@@ -12,7 +12,8 @@ import { expect, test } from 'vitest';
 import { inNet, type Net } from './harness.ts';
 import { compareHostStates, readHostState } from './host-state.ts';
 import { askNameServer, startNameServer } from './name-server.ts';
-import { Client, PORT, Server } from './vpn.ts';
+import { layStar, serverAddress } from './topology.ts';
+import { Client, PORT, Server, vpn } from './vpn.ts';
 import { eventually } from './waiting.ts';
 
 const NAME_SERVER = '10.88.0.53';
@@ -96,3 +97,32 @@ test.concurrent.each([
   },
   120_000,
 );
+
+test('where no name server answers, a client ends at once when it is told to, or its time is over', async () => {
+  await inNet(['server', 'a'], async (net) => {
+    layStar(net, ['a']);
+    const chain = 'add chain ip n i { type filter hook input priority 0; };';
+    const swallow = 'add rule ip n i udp dport 53 counter drop;';
+    await net.must('server', 'nft', [`add table ip n; ${chain} ${swallow}`]);
+    askNameServer(net, 'a', serverAddress(1));
+    const genkey = async () => (await vpn(net, 'a', 'keygen', ['genkey'])).stdout.trim();
+    const [input, key] = [await genkey(), await genkey()];
+    const server = (await vpn(net, 'a', 'keygen', ['pubkey'], { input })).stdout.trim();
+    const file = join(net.directory, 'office.conf');
+    const own = `[Interface]\nPrivateKey = ${key}\nAddress = 10.0.0.2/24\n`;
+    const peer = `[Peer]\nPublicKey = ${server}\nEndpoint = vpn.test:6000\nAllowedIPs = 10.0.0.0/24\n`;
+    writeFileSync(file, own + peer, { mode: 0o600 });
+    const client = new Client(net, 'a');
+    const asked = async () =>
+      !(await net.must('server', 'nft', ['list', 'chain', 'ip', 'n', 'i'])).includes('packets 0');
+
+    const program = client.begin(file);
+    await eventually('it asks for the name', 10_000, asked);
+    // The system's resolver goes on for ten seconds.
+    expect((await program.stop(8_000)).code).toBe(143);
+    const connect = ['connect', file, '--timeout', '1', ...client.instance.flags];
+    const late = await vpn(net, 'a', 'client', connect, { timeoutMs: 8_000 });
+    expect([late.code, late.stderr]).toEqual([6, expect.stringContaining('vpn.test')]);
+    expect(net.difference('a')).toEqual([]);
+  });
+});
