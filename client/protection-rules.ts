@@ -5,8 +5,8 @@
  *
  * Several clients may protect the same host, each with a table of its own, and the kernel asks all
  * of them. So each lets pass what is sealed, whoever sealed it: datagrams with the mark of every
- * client, which takes a privilege to set (socket(7), SO_MARK), and what goes into the device of
- * any of their tunnels. No table names another client: one that ends, or is killed, changes nothing.
+ * client, which takes a privilege to set (socket(7), SO_MARK; a client whose profile has a mark of
+ * its own gives it to its datagrams here), and what goes into the device of any of their tunnels. No table names another client: one that ends, or is killed, changes nothing.
  */
 import { isIPv4 } from 'node:net';
 import { type Cidr, contains, isPrivate, networkText, parseCidr } from '../shared/cidr.ts';
@@ -87,7 +87,6 @@ export function protectionScript(table: string, facts: ProtectionFacts): string 
     'oifname "lo" accept',
     intoTunnels,
     `meta mark ${SEALED_MARK} meta l4proto udp accept`,
-    ...(ownMark === null ? [] : [`meta mark ${ownMark.mark} udp sport ${ownMark.port} accept`]),
     // Addresses and neighbours of the local network; without them there is no underlay.
     'udp sport 68 udp dport 67 accept',
     'udp sport 546 udp dport 547 accept',
@@ -107,6 +106,7 @@ export function protectionScript(table: string, facts: ProtectionFacts): string 
     'counter drop',
   ];
   return replaceTable(table, [
+    ...(ownMark === null ? [] : markChains(ownMark)),
     chain('outgoing', 'hook output priority 0', outgoing),
     chain('forwarded', 'hook forward priority 0', forwarded),
     ...guardChain(device, facts.addresses),
@@ -124,6 +124,20 @@ export function queryScript(table: string, { port, nameServers }: OpenQuery): st
   const mark = `meta mark set ${SEALED_MARK}`;
   const rules = toEach(nameServers, mark, 'udp sport @ports udp dport 53 ');
   return replaceTable(table, [ports, chain('queries', 'hook output priority -1', rules)]);
+}
+
+/**
+ * Our datagrams have the profile's mark where they are routed and where they leave, and SEALED_MARK
+ * in between, where every protection looks at them.
+ */
+function markChains({ mark, port }: NonNullable<ProtectionFacts['ownMark']>): string[] {
+  const exchange = (from: number, to: number) => [
+    `meta mark ${from} udp sport ${port} meta mark set ${to}`,
+  ];
+  return [
+    chain('sealed', 'hook output priority -1', exchange(mark, SEALED_MARK)),
+    chain('marked', 'hook output priority 1', exchange(SEALED_MARK, mark)),
+  ];
 }
 
 function guardChain(device: string, addresses: readonly string[]): string[] {

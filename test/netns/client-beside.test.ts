@@ -5,6 +5,8 @@
  *   a eth0 10.77.1.2 ---- 10.77.1.1 s1 server, lo 198.51.100.1 and .53, tun 192.168.1.1
  *     eth1 10.78.1.2 ---- 10.78.1.1 o1 other,  lo 198.51.100.2,         tun 192.168.2.1
  */
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import type { Capture } from './capture.ts';
 import { inNet, type Net } from './harness.ts';
@@ -23,6 +25,7 @@ const INNER_SECOND = '192.168.2.1';
 /** Nobody has it. */
 const NOWHERE = '203.0.113.9';
 const LOCAL_PORT = 7001;
+const OWN_MARK = 77;
 
 interface Tunnels {
   readonly servers: readonly [Server, Server];
@@ -212,6 +215,39 @@ test('a protected client finds its server by name beside another one', async () 
     expect((await asked?.stop())?.length).toBeGreaterThan(0);
     expect(await net.must('a', 'nft', ['list', 'tables'])).not.toMatch(/query/);
     await named.program?.stop();
+    await clients[1].program?.stop();
+    expect(net.difference('a')).toEqual([]);
+  });
+}, 120_000);
+
+test('a protected client whose profile has a mark of its own is let out by another one, and keeps it', async () => {
+  await inNet(['server', 'a', 'other'], async (net) => {
+    const { servers, clients } = await lay(net);
+    const at = ['--endpoint', `${FIRST}:${PORT}`];
+    const { profile } = await servers[0].json<{ profile: string }>(
+      ...(['invite', 'marked', '--wireguard', ...at] as const),
+    );
+    const file = join(net.directory, 'marked.conf');
+    writeFileSync(file, profile.replace('[Interface]', `[Interface]\nFwMark = ${OWN_MARK}`), {
+      mode: 0o600,
+    });
+    const seen = `table inet t { chain c { type filter hook postrouting priority 0;
+      udp dport ${PORT} ip daddr ${FIRST} meta mark ${OWN_MARK} counter comment "own"
+      udp dport ${PORT} ip daddr ${FIRST} meta mark != ${OWN_MARK} counter comment "other"
+    }
+    }`;
+    await net.must('a', 'nft', [seen]);
+    clients[1].begin(`${SECOND}:${PORT}`, '--protect');
+    await clients[1].program?.says(/connected:/);
+    const marked = new Client(net, 'a', 'marked');
+    marked.begin(file, '--protect');
+    await marked.program?.says(/connected:/);
+    expect(await reachesAll(net, INNER_FIRST, INNER_SECOND)).toBe(true);
+    const counted = await net.must('a', 'nft', ['list', 'table', 'inet', 't']);
+    expect(counted).toMatch(/packets [1-9]\d* bytes \d+ comment "own"/);
+    expect(counted).toMatch(/packets 0 bytes 0 comment "other"/);
+    await net.must('a', 'nft', ['delete', 'table', 'inet', 't']);
+    await marked.program?.stop();
     await clients[1].program?.stop();
     expect(net.difference('a')).toEqual([]);
   });

@@ -187,9 +187,6 @@ test('protection lets out what is sealed, whoever sealed it, and closes with a r
   expect(outgoing({})).toContain('oifgroup 12373 accept');
   expect(outgoing({})).toContain('meta mark 12373 meta l4proto udp accept');
   expect(outgoing({}).join('\n')).not.toMatch(/cvc0/);
-  expect(outgoing({ ownMark: { mark: 99, port: 4242 } })).toContain(
-    'meta mark 99 udp sport 4242 accept',
-  );
   expect(outgoing({}).at(-1)).toBe('counter reject with icmpx type admin-prohibited');
   expect(outgoing({})).toContain(
     'ip daddr <10.0.0.0/8> counter reject with icmpx type admin-prohibited',
@@ -203,6 +200,17 @@ test('protection lets out what is sealed, whoever sealed it, and closes with a r
   expect(at).toBeGreaterThan(all.indexOf('meta mark 12373 meta l4proto udp accept'));
   expect(at).toBeLessThan(all.findIndex((line) => line.includes('192.168.1.0/24')));
   expect(at).toBeLessThan(all.findIndex((line) => line.includes('10.0.0.1/32')));
+});
+
+test('datagrams with the mark of a profile have that of all clients before every protection, and theirs after', () => {
+  const script = protectionScript('t', { ...FACTS, ownMark: { mark: 99, port: 4242 } });
+  const chains = script.split('  chain ').slice(1);
+  const rule = (from: number, to: number) =>
+    `meta mark ${from} udp sport 4242 meta mark set ${to}\n`;
+  expect(chains[0]).toContain(`hook output priority -1; policy accept;\n    ${rule(99, 12_373)}`);
+  expect(chains[1]).toContain(`hook output priority 1; policy accept;\n    ${rule(12_373, 99)}`);
+  expect(chains[2]).toMatch(/^outgoing .*hook output priority 0;/s);
+  expect(chains.slice(2).join('')).not.toContain('99');
 });
 
 test('what the host lives on in its local network is let out before the ranges of the tunnel', () => {
