@@ -1,7 +1,7 @@
 /** Records what crosses a device with tcpdump and reads the file: pcap, Ethernet or raw IP. */
 import { readFileSync } from 'node:fs';
 import type { Program } from './program.ts';
-import { delay } from './waiting.ts';
+import { delay, eventually } from './waiting.ts';
 
 /** One captured IPv4 UDP datagram. */
 export interface Datagram {
@@ -27,6 +27,8 @@ const LINKTYPE_RAW = 101;
 const PCAP_MAGIC = 0xa1b2c3d4;
 const PCAP_HEADER = 24;
 const RECORD_HEADER = 16;
+/** What tcpdump says on SIGUSR1 and at its end. */
+const COUNTS = /(\d+) packets? captured, (\d+) packets? received by filter/;
 
 /** A running tcpdump and its file. */
 export class Capture {
@@ -47,11 +49,28 @@ export class Capture {
   /** Ends the capture and returns every frame; throws when tcpdump lost some. */
   async stop(): Promise<Frame[]> {
     await delay(300);
+    // What waits in its buffer when it is ended would be missing without a word.
+    const { received } = await this.#counts();
+    const caughtUp = async () => (await this.#counts()).captured >= received;
+    await eventually('tcpdump has written what it received', 10_000, caughtUp, { every: 20 });
     this.#tcpdump.signal('SIGINT');
     await this.#tcpdump.end();
-    const lost = /(\d+) packets dropped by kernel/.exec(this.#tcpdump.stderr);
-    if (lost && lost[1] !== '0') throw new Error(`the capture is incomplete: ${lost[0]}`);
+    const lost = /([1-9]\d*) packets? dropped by kernel/.exec(this.#tcpdump.stderr);
+    if (lost) throw new Error(`the capture is incomplete: ${lost[0]}`);
     return parsePcap(readFileSync(this.#file));
+  }
+
+  /** Frames that tcpdump has written, and those that the kernel has kept for it until now. */
+  async #counts(): Promise<{ captured: number; received: number }> {
+    const before = this.#tcpdump.stderr.length;
+    this.#tcpdump.signal('SIGUSR1');
+    const said = await eventually(
+      'tcpdump says how much it has',
+      10_000,
+      () => COUNTS.exec(this.#tcpdump.stderr.slice(before)),
+      { every: 10, program: this.#tcpdump },
+    );
+    return { captured: Number(said[1]), received: Number(said[2]) };
   }
 
   /** The frames written so far, while the capture goes on. */

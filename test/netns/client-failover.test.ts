@@ -81,7 +81,7 @@ async function afterTakeover(body: (scene: Scene) => Promise<void>): Promise<voi
 
     await first.kill();
     const killed = Date.now();
-    await eventually('the second carries', 40_000, () => carries(net, client, SECOND));
+    await eventually('the second carries', 60_000, () => carries(net, client, SECOND));
     const { servers, addresses } = await statusOf(client);
     expect(servers.map((server) => server.inUse)).toEqual([false, true]);
     expect(addresses).toEqual(['192.168.1.3/24']);

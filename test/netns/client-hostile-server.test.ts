@@ -198,7 +198,7 @@ test('no push of a hostile server changes the host, each is named, the session s
     await server.admit('a\u001b[2J\nroot');
     await program.says(/connected: 192\.168\.9\.2/);
     const before = readHostState(net.namespace('a'));
-    const ping = net.start('a', 'ping', ['-n', '-q', '-i', '0.2', '-W', '2', LEASE.serverAddress]);
+    const ping = net.start('a', 'ping', ['-n', '-i', '0.2', LEASE.serverAddress]);
 
     const wrong: string[] = [];
     const unchanged = (what: string) => {
@@ -232,9 +232,10 @@ test('no push of a hostile server changes the host, each is named, the session s
     expect(program.stderr).not.toContain('\u001b');
     ping.signal('SIGINT');
     const { stdout } = await ping.end();
-    const [, sent, received] = /(\d+) packets transmitted, (\d+)/.exec(stdout)!;
-    // The last one may be under way.
-    expect(Number(sent) - Number(received)).toBeLessThan(2);
+    // None is missing before the last one that was answered; this process answers, when it can.
+    const answered = [...stdout.matchAll(/icmp_seq=(\d+)/g)].map(([, number]) => Number(number));
+    expect(answered.length).toBeGreaterThan(20);
+    expect(new Set(answered).size).toBe(Math.max(...answered));
     expect(program.running).toBe(true);
     await program.stop();
     expect(net.difference('a')).toEqual([]);

@@ -79,9 +79,11 @@ test('silent holes are survived, over a new way, too, and a jumbo underlay is us
     await a.enrol(await server.invite('a', 1));
     await b.enrol(await server.invite('b', 2));
     const knows = async (carried: number) => {
-      await eventually(`a knows ${carried}`, 30_000, async () => fits(await mtuOf(a), carried));
-      const link = net.ip('a', 'link', 'show', a.device()!.name);
-      expect(link).toContain(`mtu ${await mtuOf(a)} `);
+      await eventually(`a knows ${carried}`, 30_000, async () => {
+        const mtu = await mtuOf(a);
+        const link = net.ip('a', 'link', 'show', a.device()!.name);
+        return fits(mtu, carried) && link.includes(`mtu ${mtu} `);
+      });
     };
     // TCP in both directions; without the search its first full segment hangs.
     const carriesTcp = async () => {
@@ -91,7 +93,7 @@ test('silent holes are survived, over a new way, too, and a jumbo underlay is us
       }
     };
     await knows(1_400);
-    expect(await mtuOf(b)).toBe(8_900);
+    await eventually('b knows its own', 30_000, async () => (await mtuOf(b)) === 8_900);
     await carriesTcp();
     const big = ['-n', '-c', '1', '-W', '2', '-M', 'do', '-s', '8000', '192.168.1.1'];
     expect((await net.run('b', 'ping', big)).code).toBe(0);

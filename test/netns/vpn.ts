@@ -173,10 +173,11 @@ export class Client {
 
   /** Waits until the client has its inner address and says it is connected. */
   async address(): Promise<string> {
-    const program = this.program;
-    if (!program) throw new Error('the client was not started');
-    const probe = () => this.device()?.address;
-    return eventually(`vpn-client on ${this.host} has an address`, 20_000, probe, { program });
+    if (!this.program) throw new Error('the client was not started');
+    await this.program.says(/connected: /, 20_000);
+    const address = this.device()?.address;
+    if (!address) throw new Error(`connected without an address: ${this.program.report()}`);
+    return address;
   }
 
   /** The tun device with its address; undefined as long as there is none. */

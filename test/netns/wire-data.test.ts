@@ -3,7 +3,8 @@
  * limits, damage, inner packets that lie. Topology: ../wire/bench.ts.
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { Bench, INNER_SERVER, type Member, QUIET_MS, repliesIn } from '../wire/bench.ts';
+import type { Arrival } from '../wire/arrival.ts';
+import { Bench, INNER_SERVER, type Member, newsOf, QUIET_MS, repliesIn } from '../wire/bench.ts';
 import { checksum, echo, type Inner, type IpPacket, ip, tcpSyn, udp } from '../wire/inner.ts';
 import { ascii, join, random } from '../wire/primitives.ts';
 import type { Session } from '../wire/session.ts';
@@ -31,15 +32,14 @@ beforeEach(async () => {
   session = await member.peer.connect();
 });
 
-/** Sends datagrams in small groups and returns what came back for them. */
-async function answersTo(datagrams: readonly Uint8Array[]) {
+/** Sends datagrams in small groups and returns what came back for them, `count` if all is well. */
+async function answersTo(datagrams: readonly Uint8Array[], count = 0): Promise<Arrival[]> {
   const before = member.peer.arrivals.length;
   for (let at = 0; at < datagrams.length; at += 16) {
     await member.peer.send(...datagrams.slice(at, at + 16));
     await delay(5);
   }
-  await delay(QUIET_MS);
-  return member.peer.arrivals.slice(before);
+  return newsOf(member.peer, before, count);
 }
 
 /** Port and sequence number of the SYN that a TCP reset answers; null for anything else. */
@@ -50,15 +50,23 @@ function resetOf(inner: Inner | null): { port: number; answers: number } | null 
   return { port: segment.readUInt16BE(2), answers: segment.readUInt32BE(8) - 1 };
 }
 
-/** Numbers of the echo requests, sealed under these counters in this order, that are answered. */
-async function answered(counters: readonly bigint[]): Promise<bigint[]> {
-  const sent = new Map<number, bigint>();
-  const datagrams = counters.map((counter) => {
+/** Of echo requests sealed under `sent`, in this order, those under `answered` are answered. */
+async function expectAnswered(
+  sent: readonly bigint[],
+  answered: readonly bigint[],
+  when?: string,
+): Promise<void> {
+  const counters = new Map<number, bigint>();
+  const datagrams = sent.map((counter) => {
     const { packet, id } = bench.echo(member);
-    sent.set(id, counter);
+    counters.set(id, counter);
     return session.seal(packet, { counter });
   });
-  return repliesIn(await answersTo(datagrams)).map((id) => sent.get(id)!);
+  const ids = repliesIn(await answersTo(datagrams, answered.length));
+  expect(
+    ids.map((id) => counters.get(id)),
+    when,
+  ).toEqual(answered);
 }
 
 describe('what the server sends', () => {
@@ -74,7 +82,8 @@ describe('what the server sends', () => {
       full,
     ];
     const requests = lengths.map((length) => bench.echo(member, random(length)));
-    const replies = await answersTo(requests.map(({ packet }) => session.seal(packet)));
+    const sealed = requests.map(({ packet }) => session.seal(packet));
+    const replies = await answersTo(sealed, requests.length);
     expect(repliesIn(replies)).toEqual(requests.map(({ id }) => id));
     // the peer checked zeros, length and order of the counters of each
     expect(member.peer.violations).toEqual([]);
@@ -92,8 +101,8 @@ describe('what the server sends', () => {
       await member.peer.send(...syns.map((packet) => session.seal(packet)));
       await delay(5);
     }
-    await delay(QUIET_MS);
-    const resets = member.peer.arrivals.slice(before).flatMap((a) => resetOf(a.inner) ?? []);
+    const news = await newsOf(member.peer, before, flows.length * burst.length);
+    const resets = news.flatMap((a) => resetOf(a.inner) ?? []);
     for (const port of flows) {
       const answered = resets.filter((r) => r.port === port).map((r) => r.answers);
       expect(answered, `flow of port ${port}`).toEqual(burst);
@@ -110,7 +119,7 @@ describe('what the server sends', () => {
   it('repeats the bytes of the request', async () => {
     const body = random(1000);
     const { packet } = bench.echo(member, body);
-    const replies = await answersTo([session.seal(packet)]);
+    const replies = await answersTo([session.seal(packet)], 1);
     expect(replies).toHaveLength(1);
     const inner = replies[0]!.inner as IpPacket;
     expect(inner).toMatchObject({ kind: 'v4', source: INNER_SERVER, ttl: 64 });
@@ -122,47 +131,48 @@ describe('the replay window', () => {
   it('takes no datagram twice', async () => {
     const { packet, id } = bench.echo(member);
     const sealed = session.seal(packet);
-    expect(repliesIn(await answersTo([sealed, sealed, sealed]))).toEqual([id]);
+    expect(repliesIn(await answersTo([sealed, sealed, sealed], 1))).toEqual([id]);
     expect(await answersTo([sealed])).toEqual([]);
   });
 
   it('takes what is late by up to 8128 and nothing that is later', async () => {
     const top = 20_000n;
-    expect(await answered([top])).toEqual([top]);
+    await expectAnswered([top], [top]);
     const late = [1n, 63n, 64n, 65n, 4000n, 8063n, 8064n, WINDOW - 1n, WINDOW].map((n) => top - n);
-    expect(await answered(late)).toEqual(late);
-    expect(
-      await answered([WINDOW + 1n, WINDOW + 64n, 8192n, 8193n, top].map((n) => top - n)),
-    ).toEqual([]);
-    expect(await answered([...late, top])).toEqual([]);
+    await expectAnswered(late, late);
+    await expectAnswered(
+      [WINDOW + 1n, WINDOW + 64n, 8192n, 8193n, top].map((n) => top - n),
+      [],
+    );
+    await expectAnswered([...late, top], []);
   });
 
   it('forgets nothing while it moves, by one, by a word, by its whole length and further', async () => {
     let top = 1000n;
-    expect(await answered([top])).toEqual([top]);
+    await expectAnswered([top], [top]);
     for (const step of [1n, 63n, 64n, 65n, 8127n, 8128n, 8129n, 8192n, 100_000n, 2n ** 40n]) {
       const before = top;
       top += step;
       const fresh = top - 1n === before ? top - 2n : top - 1n;
-      expect(await answered([top, fresh]), `step ${step}`).toEqual([top, fresh]);
-      expect(await answered([top, fresh, before]), `after step ${step}`).toEqual([]);
+      await expectAnswered([top, fresh], [top, fresh], `step ${step}`);
+      await expectAnswered([top, fresh, before], [], `after step ${step}`);
     }
   });
 
   it('takes 256 datagrams in a wild order, each once', async () => {
     const counters = Array.from({ length: 256 }, (_, i) => BigInt((i * 97) % 256) + 500n);
     const twice = [...counters, ...counters.toReversed()];
-    expect(await answered(twice)).toEqual(counters);
+    await expectAnswered(twice, counters);
   });
 
   it('ends before the counter does', async () => {
     const last = REJECT_AFTER_MESSAGES - 1n;
     const past = [0n, 1n, 64n, 8192n].map((n) => REJECT_AFTER_MESSAGES + n);
-    expect(await answered([...past, 2n ** 64n - 1n])).toEqual([]);
-    expect(await answered([5n])).toEqual([5n]);
-    expect(await answered([last])).toEqual([last]);
-    expect(await answered([last, last + 1n, 2n ** 64n - 1n, 6n])).toEqual([]);
-    expect(await answered([last - 1n, last - WINDOW])).toEqual([last - 1n, last - WINDOW]);
+    await expectAnswered([...past, 2n ** 64n - 1n], []);
+    await expectAnswered([5n], [5n]);
+    await expectAnswered([last], [last]);
+    await expectAnswered([last, last + 1n, 2n ** 64n - 1n, 6n], []);
+    await expectAnswered([last - 1n, last - WINDOW], [last - 1n, last - WINDOW]);
   });
 
   it('is marked only by what authenticates', async () => {
@@ -183,7 +193,7 @@ describe('data', () => {
     const cut = Array.from({ length: sealed.length }, (_, length) => sealed.slice(0, length));
     const longer = [1, 15, 16, 1400, 60_000].map((n) => join(sealed, new Uint8Array(n)));
     expect(await answersTo([...changed, ...cut, ...longer])).toEqual([]);
-    expect(repliesIn(await answersTo([sealed]))).toEqual([id]);
+    expect(repliesIn(await answersTo([sealed], 1))).toEqual([id]);
   });
 
   it('from an inner address of somebody else goes nowhere', async () => {
@@ -297,7 +307,7 @@ describe('data', () => {
     for (const options of requests) {
       const { packet, id } = bench.echo(member);
       expect(packet.length).toBe(60);
-      const replies = await answersTo([session.seal(packet, options)]);
+      const replies = await answersTo([session.seal(packet, options)], 1);
       expect(repliesIn(replies)).toEqual([id]);
       expect((replies[0]!.inner as IpPacket).bytes).toHaveLength(60);
     }

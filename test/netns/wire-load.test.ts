@@ -4,15 +4,16 @@
  * process of its own and is bounded in time.
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import type { Arrival } from '../wire/arrival.ts';
 import { Bench, type Member, QUIET_MS } from '../wire/bench.ts';
 import { le32, stamp } from '../wire/messages.ts';
 import type { WirePeer } from '../wire/peer.ts';
 import { join, random } from '../wire/primitives.ts';
 import { monotonicMs, NamespaceSockets, type WireSocket } from '../wire/sockets.ts';
-import { delay } from './waiting.ts';
+import { delay, eventually } from './waiting.ts';
 
 /** Longest flood of one test. */
-const FLOOD_MS = 12_000;
+const FLOOD_MS = 40_000;
 const GROUP = 400;
 
 let bench: Bench;
@@ -61,25 +62,32 @@ async function underLoad(body: () => Promise<void>): Promise<void> {
 
 /** Sends an initiation without a right mac2 until a cookie comes back for it. */
 async function fetchCookie(peer: WirePeer): Promise<Uint8Array> {
-  for (let i = 0; i < 20; i++) {
+  for (let i = 0; i < 100; i++) {
     peer.cookie = null;
     await peer.send(peer.createInitiation({ cookie: null }).bytes);
     await delay(100);
     if (peer.cookie !== null) return peer.cookie;
   }
-  throw new Error('no cookie came within 2 s of load');
+  throw new Error('no cookie came within 10 s of load');
 }
 
-/** What comes back for one initiation; sent again while the flood swallows it. */
+/** What comes back for one initiation; another one is sent while the flood swallows them. */
 async function answerTo(peer: WirePeer, cookie: Uint8Array | null): Promise<string[]> {
-  for (let i = 0; i < 10; i++) {
-    const before = peer.arrivals.length;
+  const before = peer.arrivals.length;
+  for (let i = 0; i < 50; i++) {
     await peer.send(peer.createInitiation({ cookie }).bytes);
     await delay(200);
-    const kinds = peer.arrivals.slice(before).map((a) => a.message?.kind ?? '?');
-    if (kinds.length > 0) return kinds;
+    const answers = peer.arrivals.slice(before);
+    // Late ones to others may have come beside it.
+    const toTheFirst = answers.filter((a) => receiverOf(a) === receiverOf(answers[0]!));
+    if (answers.length > 0) return toTheFirst.map(({ message }) => message?.kind ?? '?');
   }
   return [];
+}
+
+/** Which of our initiations it answers. */
+function receiverOf({ message }: Arrival): number | null {
+  return message !== null && 'receiver' in message ? message.receiver : null;
 }
 
 describe('under load', () => {
@@ -133,24 +141,25 @@ describe('under load', () => {
     const others: Member[] = [];
     for (const last of [2, 3, 4, 5, 6, 8]) others.push(await bench.member(`10.77.1.${last}`));
     const all = [...others, ...crowd];
-    let took = 0;
+    const answered = (members: readonly Member[]) =>
+      members.flatMap(({ peer }) => peer.arrivals.filter((a) => a.message?.kind === 'response'));
+    let began = 0;
     await underLoad(async () => {
       await Promise.all(all.map(({ peer }) => fetchCookie(peer)));
       await delay(1_000);
       for (const { peer } of all) peer.arrivals.length = 0;
       const burst = all.map(({ peer }) => ({ peer, bytes: peer.createInitiation().bytes }));
-      const began = monotonicMs();
+      // The load may have paused: the flood is one process among others.
+      await fetchCookie(member.peer);
+      began = monotonicMs();
       await Promise.all(burst.map(({ peer, bytes }) => peer.send(bytes)));
-      took = monotonicMs() - began;
+      await eventually('the others are answered', 10_000, () => answered(others).length >= 5);
       await delay(QUIET_MS);
     });
-    const answered = (members: readonly Member[]) =>
-      members.filter(({ peer }) => peer.arrivals.some((a) => a.message?.kind === 'response'));
-    // 5 at once and one more each 50 ms while the group is on its way
-    expect(answered(crowd).length).toBeGreaterThan(0);
-    expect(answered(crowd).length).toBeLessThanOrEqual(6 + Math.ceil(took / 50));
-    // nor is it the flood that swallowed the rest
-    expect(answered(others).length).toBeGreaterThanOrEqual(5);
+    // 5 at once and one more each 50 ms until the last one
+    const came = answered(crowd).map(({ at }) => at - began);
+    expect(came.length).toBeGreaterThan(0);
+    expect(came.length).toBeLessThanOrEqual(6 + Math.ceil(Math.max(...came) / 50));
   });
 
   it('a session goes on carrying data', async () => {
@@ -158,7 +167,7 @@ describe('under load', () => {
     await underLoad(async () => {
       let replies = 0;
       for (let i = 0; i < 20; i++) {
-        const reply = await bench.reach(member, session, 300).catch(() => null);
+        const reply = await bench.reach(member, session, 1_000).catch(() => null);
         if (reply !== null) replies += 1;
       }
       expect(replies).toBeGreaterThan(10);
@@ -173,8 +182,9 @@ describe('after the load', () => {
     await underLoad(async () => {
       cookie = Uint8Array.from(await fetchCookie(peer));
     });
-    await delay(2_500);
-    expect(await answerTo(peer, null)).toEqual(['response']);
+    await eventually('no cookie is asked for any more', 10_000, async () => {
+      return (await answerTo(peer, null)).join() === 'response';
+    });
     await delay(60);
     expect(await answerTo(peer, cookie)).toEqual(['response']);
     await delay(60);

@@ -6,10 +6,10 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { Arrival } from '../wire/arrival.ts';
 import { Bench, type Member, QUIET_MS, SERVER, SERVER_V6 } from '../wire/bench.ts';
-import { random } from '../wire/primitives.ts';
+import { base64, random } from '../wire/primitives.ts';
 import type { Session } from '../wire/session.ts';
 import type { WireSocket } from '../wire/sockets.ts';
-import { delay } from './waiting.ts';
+import { delay, eventually } from './waiting.ts';
 
 let bench: Bench;
 let member: Member;
@@ -35,10 +35,27 @@ beforeEach(async () => {
   await bench.reach(member, session);
 });
 
-/** Sends a datagram from another socket. */
+/** Sends datagrams from another socket that should change nothing. */
 async function sendFrom(socket: WireSocket, ...datagrams: readonly Uint8Array[]): Promise<void> {
   await socket.send(SERVER, ...datagrams);
   await delay(100);
+}
+
+/** Sends new data from another socket; resolves when the server has taken it. */
+async function moveTo(socket: WireSocket, datagram: Uint8Array, to = SERVER): Promise<void> {
+  const before = await received();
+  await socket.send(to, datagram);
+  await eventually('the server has taken it', 10_000, async () => (await received()) > before, {
+    every: 20,
+  });
+}
+
+/** Bytes that the server has received of the member. */
+async function received(): Promise<number> {
+  const text = await bench.net.must('server', 'wg', ['show', bench.device, 'transfer']);
+  const key = base64(member.peer.identity.publicKey);
+  const line = text.split('\n').find((l) => l.startsWith(key));
+  return Number(line?.split('\t')[1]);
 }
 
 /** Where a packet comes out that the server itself begins. */
@@ -46,7 +63,7 @@ async function placeOfNext(): Promise<WireSocket> {
   member.peer.skip();
   const ping = bench.ping(member.address);
   const isPing = (a: Arrival) => a.inner?.kind === 'v4';
-  const arrival = await member.peer.next('transport', 2000, isPing);
+  const arrival = await member.peer.next('transport', undefined, isPing);
   await ping;
   return arrival.socket;
 }
@@ -54,41 +71,42 @@ async function placeOfNext(): Promise<WireSocket> {
 describe('the endpoint moves', () => {
   it('with data, with a keepalive and with an initiation', async () => {
     expect(await placeOfNext()).toBe(home);
-    await sendFrom(away, session.seal(bench.echo(member).packet));
+    await moveTo(away, session.seal(bench.echo(member).packet));
     expect(await placeOfNext()).toBe(away);
-    await sendFrom(elsewhere, session.seal(new Uint8Array(0)));
+    await moveTo(elsewhere, session.seal(new Uint8Array(0)));
     expect(await placeOfNext()).toBe(elsewhere);
-    await sendFrom(home, member.peer.createInitiation().bytes);
+    member.peer.skip();
+    await home.send(SERVER, member.peer.createInitiation().bytes);
+    await member.peer.next('response');
     expect(await placeOfNext()).toBe(home);
   });
 
   it('to another port of the same address', async () => {
     const port = await bench.sockets.open('10.77.1.2');
     member.peer.listenOn(port);
-    await sendFrom(port, session.seal(new Uint8Array(0)));
+    await moveTo(port, session.seal(new Uint8Array(0)));
     expect(await placeOfNext()).toBe(port);
   });
 
   it('with late data that is new, and with data under the old key', async () => {
-    await sendFrom(away, session.seal(new Uint8Array(0), { counter: 900n }));
+    await moveTo(away, session.seal(new Uint8Array(0), { counter: 900n }));
     expect(await placeOfNext()).toBe(away);
-    await sendFrom(elsewhere, session.seal(new Uint8Array(0), { counter: 500n }));
+    await moveTo(elsewhere, session.seal(new Uint8Array(0), { counter: 500n }));
     expect(await placeOfNext()).toBe(elsewhere);
     const next = await member.peer.connect();
     await bench.reach(member, next);
     expect(await placeOfNext()).toBe(home);
-    await sendFrom(away, session.seal(new Uint8Array(0), { counter: 901n }));
+    await moveTo(away, session.seal(new Uint8Array(0), { counter: 901n }));
     expect(await placeOfNext()).toBe(away);
   });
 
   it('from IPv4 to IPv6 and back', async () => {
     const six = await bench.sockets.open('fd77:1::2');
     member.peer.listenOn(six);
-    await six.send(SERVER_V6, session.seal(new Uint8Array(0)));
-    await delay(100);
+    await moveTo(six, session.seal(new Uint8Array(0)), SERVER_V6);
     expect(await placeOfNext()).toBe(six);
     expect(member.peer.arrivals.at(-1)?.from).toEqual(SERVER_V6);
-    await sendFrom(home, session.seal(new Uint8Array(0)));
+    await moveTo(home, session.seal(new Uint8Array(0)));
     expect(await placeOfNext()).toBe(home);
   });
 });
@@ -97,7 +115,8 @@ describe('the endpoint stays', () => {
   it('when data is replayed, forged, cut, too old, or for another index', async () => {
     const replayed = session.seal(new Uint8Array(0));
     const old = session.seal(new Uint8Array(0), { counter: 3n });
-    await sendFrom(home, replayed, session.seal(new Uint8Array(0), { counter: 9000n }));
+    await home.send(SERVER, replayed);
+    await moveTo(home, session.seal(new Uint8Array(0), { counter: 9000n }));
     const forged = session.seal(random(32), { counter: 9500n });
     forged[30]! ^= 4;
     const index = { counter: 9600n, receiver: (session.remoteIndex ^ 1) >>> 0 };
@@ -114,7 +133,9 @@ describe('the endpoint stays', () => {
     const { bytes, sender } = member.peer.createInitiation();
     const damaged = member.peer.createInitiation().bytes;
     damaged[100]! ^= 1;
-    await sendFrom(home, bytes);
+    member.peer.skip();
+    await home.send(SERVER, bytes);
+    await member.peer.next('response');
     expect(member.peer.sessions.at(-1)?.localIndex).toBe(sender);
     await sendFrom(away, bytes);
     await sendFrom(away, damaged);

@@ -148,7 +148,7 @@ describe.concurrent('towards a silent peer', () => {
 
     member.peer.skip();
     await member.peer.send(bytes);
-    const confirmation = await member.peer.next('transport', 1000);
+    const confirmation = await member.peer.next('transport', 5_000);
     expect(confirmation.session).toBe(session);
     expect(confirmation.socket).not.toBe(elsewhere);
     // the response again, and an echo request in the new session
@@ -179,7 +179,7 @@ describe.concurrent('towards a silent peer', () => {
     expect(mac2State(next.message as InitiationMessage, kept)).toBe('right');
     const { bytes, session } = member.peer.createResponse(next);
     await member.peer.send(bytes);
-    expect((await member.peer.next('transport', 1000)).session).toBe(session);
+    expect((await member.peer.next('transport', 5_000)).session).toBe(session);
   });
 
   it('a response moves the endpoint, a cookie reply does not', async ({ expect }) => {
@@ -195,11 +195,11 @@ describe.concurrent('towards a silent peer', () => {
     expect(mac2State(next.message as InitiationMessage, cookie)).toBe('right');
     const { bytes, session } = member.peer.createResponse(next);
     await elsewhere.send(member.peer.remote, bytes);
-    const confirmation = await member.peer.next('transport', 1000);
+    const confirmation = await member.peer.next('transport', 5_000);
     expect([confirmation.session, confirmation.socket]).toEqual([session, elsewhere]);
     const ping = bench.ping(member.address);
     const isPing = (a: Arrival) => a.inner?.kind === 'v4';
-    expect((await member.peer.next('transport', 2000, isPing)).socket).toBe(elsewhere);
+    expect((await member.peer.next('transport', 5_000, isPing)).socket).toBe(elsewhere);
     await ping;
   });
 
@@ -220,7 +220,7 @@ describe.concurrent('towards a silent peer', () => {
     const ours = member.peer.createInitiation();
     const answer = member.peer.createResponse(theirs);
     await member.peer.send(ours.bytes, answer.bytes);
-    await delay(QUIET_MS);
+    await member.peer.next('response');
     expect(ours.session).not.toBeNull();
     const sessions = [ours.session!, answer.session];
     for (const session of sessions) {
@@ -228,7 +228,7 @@ describe.concurrent('towards a silent peer', () => {
     }
     let replies = 0;
     for (const session of sessions) {
-      const reply = await bench.reach(member, session).catch(() => null);
+      const reply = await bench.reach(member, session, 3_000).catch(() => null);
       if (reply !== null) replies += 1;
     }
     expect(replies).toBeGreaterThan(0);

@@ -33,13 +33,15 @@ export async function startWireguardGo(
   const socket = join(SOCKETS, `${name}.sock`);
   rmSync(socket, { force: true });
   net.removeAtEnd(socket);
-  const program = net.start(host, 'wireguard-go', ['-f', name], { env: { LOG_LEVEL: 'error' } });
+  const program = net.start(host, 'wireguard-go', ['-f', name], { env: { LOG_LEVEL: 'verbose' } });
   await eventually(`${socket} exists`, 10_000, () => existsSync(socket), { program });
   const file = join(net.directory, `${name}.setconf`);
   writeFileSync(file, setconf, { mode: 0o600 });
   await net.must(host, 'wg', ['setconf', name, file]);
   net.ip(host, 'address', 'add', address, 'dev', name);
   net.ip(host, 'link', 'set', name, 'mtu', '1420', 'up');
+  // It notices its link a moment later, and drops what comes before.
+  await program.says(/Interface state was Down, requested Up, now Up/);
   return { name, program };
 }
 

@@ -12,7 +12,7 @@ function setUp(given: { connected?: Commands; disconnected?: Commands }, runner:
   const lines: Record<string, unknown>[] = [];
   const stream = { write: (line: string) => lines.push(JSON.parse(line)) };
   const events = new Events(() => 0);
-  const settings = { connected: [], disconnected: [], enrolled: [], timeout: 2, ...given };
+  const settings = { connected: [], disconnected: [], enrolled: [], timeout: 20, ...given };
   const hooks = new Hooks(events, {
     settings,
     device: 'cvs1',

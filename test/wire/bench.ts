@@ -15,7 +15,8 @@ import path from 'node:path';
 import { Net } from '../netns/harness.ts';
 import type { Outcome } from '../netns/program.ts';
 import { PORT, Server } from '../netns/vpn.ts';
-import { eventually } from '../netns/waiting.ts';
+import { delay, eventually } from '../netns/waiting.ts';
+import type { Arrival } from './arrival.ts';
 import { echo, echoReplyOf } from './inner.ts';
 import { WirePeer } from './peer.ts';
 import { base64, keyOf, newKeyPair, random } from './primitives.ts';
@@ -29,8 +30,10 @@ export const SERVER_SECOND: SocketAddress = { address: '10.77.1.100', port: PORT
 export const SERVER_V6: SocketAddress = { address: 'fd77:1::1', port: PORT };
 /** The server's address inside the tunnel. */
 export const INNER_SERVER = '192.168.1.1';
-/** Long enough for any answer of a server on this machine to arrive. */
+/** How long to listen for what should not come. */
 export const QUIET_MS = 400;
+/** Longest wait for what should. */
+const PATIENCE_MS = 10_000;
 
 /** A wire peer that the server knows, with its address inside the tunnel. */
 export interface Member {
@@ -134,7 +137,7 @@ export class Bench {
   }
 
   /** Sends an echo request in `session` and waits for its reply; rejects when none comes. */
-  async reach(member: Member, session: Session, withinMs = 2000) {
+  async reach(member: Member, session: Session, withinMs = PATIENCE_MS) {
     const { packet, id } = this.echo(member);
     await member.peer.sendData(session, packet);
     return member.peer.next('transport', withinMs, (a) => isReply(a.inner, id));
@@ -150,6 +153,17 @@ export class Bench {
 
 function isReply(inner: Parameters<typeof echoReplyOf>[0] | null, id: number): boolean {
   return inner !== null && echoReplyOf(inner)?.id === id;
+}
+
+/**
+ * What a peer has received since it had `before` arrivals: waits until there are `count`, and then
+ * whether more come.
+ */
+export async function newsOf(peer: WirePeer, before: number, count: number): Promise<Arrival[]> {
+  const end = Date.now() + PATIENCE_MS;
+  while (peer.arrivals.length < before + count && Date.now() < end) await delay(10);
+  await delay(QUIET_MS);
+  return peer.arrivals.slice(before);
 }
 
 /** Numbers of the echo replies among arrivals. */
@@ -196,13 +210,16 @@ async function wireguardGo(net: Net): Promise<Subject> {
     return where;
   };
   net.removeAtEnd(`/var/run/wireguard/${device}.sock`);
-  net.start('server', 'wireguard-go', ['-f', device]);
+  const program = net.start('server', 'wireguard-go', ['-f', device], {
+    env: { LOG_LEVEL: 'verbose' },
+  });
   await eventually('wireguard-go', 5000, async () => {
     await wg('listen-port', String(PORT), 'private-key', file('key', own.privateKey));
     return true;
   });
   net.ip('server', 'address', 'add', `${INNER_SERVER}/24`, 'dev', device);
   net.ip('server', 'link', 'set', device, 'up');
+  await program.says(/Interface state was Down, requested Up, now Up/);
   let last = 1;
   return {
     device: () => device,

@@ -43,6 +43,9 @@ import {
 import { type SealOptions, Session } from './session.ts';
 import type { Datagram, SocketAddress, WireSocket } from './sockets.ts';
 
+/** Longest wait for what arrives at once on a machine that is not busy. */
+const PATIENCE_MS = 10_000;
+
 export interface PeerOptions {
   readonly socket: WireSocket;
   readonly privateKey: Uint8Array;
@@ -149,7 +152,7 @@ export class WirePeer {
   }
 
   /** Sends an initiation and waits for the session that its response makes. */
-  async handshake(options: InitiationOptions = {}, withinMs = 2000): Promise<Session> {
+  async handshake(options: InitiationOptions = {}, withinMs = PATIENCE_MS): Promise<Session> {
     const pending = this.createInitiation(options);
     await this.send(pending.bytes);
     const isOurs = ({ message }: Arrival) =>
@@ -217,7 +220,7 @@ export class WirePeer {
   /** The first arrival of this kind that was not taken before; rejects after `withinMs`. */
   next(
     kind: MessageKind,
-    withinMs = 2000,
+    withinMs = PATIENCE_MS,
     matches: (arrival: Arrival) => boolean = () => true,
   ): Promise<Arrival> {
     const wanted = (a: Arrival) => a.message?.kind === kind && !this.taken.has(a) && matches(a);

@@ -58,7 +58,8 @@ beforeAll(async () => {
   net = new Net(['stock']);
   net.removeAtEnd(`/var/run/wireguard/${device}.sock`);
   // one core: the load that brings out a cookie reply stays small
-  net.start('stock', 'taskset', ['-c', '0', 'wireguard-go', '-f', device]);
+  const command = ['-c', '0', 'wireguard-go', '-f', device];
+  const program = net.start('stock', 'taskset', command, { env: { LOG_LEVEL: 'verbose' } });
   await eventually('the device', 5000, () => net.ip('stock', 'link', 'show', device));
   const privateKey = keyFile('key', stock.privateKey);
   await eventually('its control socket', 5000, async () => {
@@ -69,6 +70,8 @@ beforeAll(async () => {
     net.ip('stock', 'address', 'add', address, 'dev', device, 'nodad');
   }
   net.ip('stock', 'link', 'set', device, 'up');
+  // It notices its link a moment later, and hears nothing before.
+  await program.says(/Interface state was Down, requested Up, now Up/);
   sockets = new NamespaceSockets(net.namespace('stock'));
 });
 

@@ -78,6 +78,8 @@ function overUdp(from, address, port, sizes) {
   return new Promise((resolve, reject) => {
     const socket = createSocket(family(address));
     const waiting = new Map();
+    /** Those without a number that came back. */
+    const smallest = new Set();
     let next = 0;
     let flying = 0;
     let repeated = 0;
@@ -114,12 +116,13 @@ function overUdp(from, address, port, sizes) {
     socket.on('message', (message) => {
       const key = keyOf(message);
       const entry = waiting.get(key);
-      // A second answer to a repeated datagram is no news.
-      if (entry === undefined && (key === -1 || key < next)) return;
       if (!entry?.bytes.equals(message)) {
+        // A second answer to a repeated datagram is no news.
+        if (key === -1 ? smallest.has(message.toString('hex')) : !entry && key < next) return;
         reject(new Error(`UDP: ${message.length} bytes came back changed`));
         return;
       }
+      if (key === -1) smallest.add(message.toString('hex'));
       clearTimeout(entry.timer);
       waiting.delete(key);
       flying -= message.length;

@@ -38,13 +38,16 @@ async function source() {
   const hash = createHash('sha256');
   const ticks = Number(seconds) * 20;
   let bytes = 0;
+  const began = performance.now();
   for (let tick = 0; tick < ticks; tick += 1) {
     const part = randomBytes(Math.ceil(Number(rate) / 20));
     hash.update(part);
     bytes += part.length;
     if (!socket.write(part)) await new Promise((resolve) => socket.once('drain', resolve));
     if (tick % 20 === 0) console.log(`sent ${bytes}`);
-    await new Promise((resolve) => setTimeout(resolve, 50));
+    // By the clock: timers come late on a busy machine, and would add up.
+    const pause = began + (tick + 1) * 50 - performance.now();
+    if (pause > 0) await new Promise((resolve) => setTimeout(resolve, pause));
   }
   socket.end();
   await new Promise((resolve) => socket.once('end', resolve));
