@@ -190,12 +190,26 @@ find -L /run/resolvconf -type f -exec stat -c '%n %a %s' {} + | sort`;
     await down(machine);
   });
 
-  test('takes changes of the link while the tunnel is up', async () => {
+  test('keeps to the tunnel through updates of others, and takes them', async () => {
+    const link = `nameserver ${serverAddress(HOSTS.indexOf(host) + 1)}\n`;
     await up(machine, FULL);
-    await machine.must('resolvconf', ['-a', 'eth1'], { input: 'nameserver 192.0.2.1\n' });
-    expect(await askBoth(machine)).toEqual([INSIDE, INSIDE]);
+    const updates: [string[], string][] = [
+      // Another link comes; a DHCP client renews a lease; an administrator has the file made anew.
+      [['-a', 'eth1'], 'nameserver 192.0.2.1\n'],
+      [['-a', 'eth0'], `search renewed.example\n${link}`],
+      [['-u'], ''],
+    ];
+    for (const [args, input] of updates) {
+      await machine.must('resolvconf', args, { input });
+      const file = await machine.must('cat', ['/etc/resolv.conf']);
+      expect(file.match(/^nameserver .*$/gm), args.join(' ')).toEqual(['nameserver 192.168.1.1']);
+      expect(await askBoth(machine)).toEqual([INSIDE, INSIDE]);
+    }
     await down(machine);
-    expect(await machine.must('cat', ['/etc/resolv.conf'])).toContain('nameserver 192.0.2.1\n');
+    const after = await machine.must('cat', ['/etc/resolv.conf']);
+    expect(after).toContain('nameserver 192.0.2.1\n');
+    expect(after).toContain('renewed.example');
+    await machine.must('resolvconf', ['-a', 'eth0'], { input: link });
     await machine.must('resolvconf', ['-d', 'eth1']);
     expect(await machine.type(everything)).toBe(before);
   });
