@@ -8,6 +8,7 @@ import type { Traffic } from './network-setup.ts';
 import { findPlace, type PlaceOptions, placeOfTunnel } from './place.ts';
 import { disconnect, rotateKey, showStatus, watchStatus } from './running.ts';
 import { readSecretText } from './secret-file.ts';
+import { serviceCommands, serviceGroup } from './service-commands.ts';
 
 const DEFAULT_TIMEOUT_S = 30;
 
@@ -173,6 +174,7 @@ export function createProgram(surroundings: Surroundings): Program {
         return unlock(findPlace(options, env), output);
       },
     })
+    .addGroup(serviceGroup, ...serviceCommands)
     .add<ExecOptions>({
       usage: 'exec <command...>',
       summary: 'run a program in the namespace of a tunnel (connect --netns)',

@@ -1,5 +1,5 @@
 /** Where clients live: their directories, and the files of each tunnel that others look for. */
-import { readdirSync } from 'node:fs';
+import { readdirSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { toHex } from '../shared/bytes.ts';
 import { VpnError } from '../shared/errors.ts';
@@ -9,6 +9,8 @@ import type { Environment } from '../shared/program.ts';
 
 const DEFAULT_STATE = '/var/lib/culvert';
 const DEFAULT_RUN = '/run/culvert';
+/** Follows the defaults where these are the server's alone. */
+const APART = '-client';
 
 export interface PlaceOptions {
   readonly state?: string;
@@ -33,13 +35,33 @@ export interface TunnelPlace extends Place {
 const SOCKET = /^client-(.+)\.sock$/;
 const JOURNAL = /^client-(.+)\.journal$/;
 
-/** Directories of an instance: flag, then CULVERT_*, then systemd's, then the default. */
-export function findPlace(options: PlaceOptions, env: Environment): Place {
-  const run = options.run ?? env.CULVERT_RUN ?? env.RUNTIME_DIRECTORY ?? DEFAULT_RUN;
+/**
+ * Directories of an instance: flag, then CULVERT_*, then systemd's, then the default. A server that
+ * runs as a service has the default ones for its own user: the client has others then.
+ */
+export function findPlace(
+  options: PlaceOptions,
+  env: Environment,
+  isOurs: (directory: string) => boolean = belongsToUs,
+): Place {
+  // One answer for both: the run directory is not there yet after a boot.
+  const apart = isOurs(DEFAULT_STATE) ? '' : APART;
+  const { CULVERT_STATE, STATE_DIRECTORY, CULVERT_RUN, RUNTIME_DIRECTORY } = env;
   return {
-    stateDirectory: options.state ?? env.CULVERT_STATE ?? env.STATE_DIRECTORY ?? DEFAULT_STATE,
-    runDirectory: run,
+    stateDirectory: options.state ?? CULVERT_STATE ?? STATE_DIRECTORY ?? DEFAULT_STATE + apart,
+    runDirectory: options.run ?? CULVERT_RUN ?? RUNTIME_DIRECTORY ?? DEFAULT_RUN + apart,
   };
+}
+
+/** No user but root and our own has it; one that is missing may be made. */
+function belongsToUs(directory: string): boolean {
+  try {
+    const { uid } = statSync(directory);
+    return uid === 0 || uid === process.geteuid?.();
+  } catch (error) {
+    // What we may not look at is in a folder of others.
+    return (error as NodeJS.ErrnoException).code === 'ENOENT';
+  }
 }
 
 export function placeOfTunnel(place: Place, tunnel: string): TunnelPlace {

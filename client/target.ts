@@ -2,7 +2,7 @@
  * What `connect` was asked for, as one Target: a profile file, a server that is remembered, or a
  * server that an invite leads to. Reads files, writes nothing.
  */
-import { existsSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import { keyToBase64, publicKeyOf } from '../keys/keypair.ts';
 import { type Invite, parseInvite, requireUnexpired } from '../shared/control/invite.ts';
@@ -58,7 +58,7 @@ export interface Choice {
 }
 
 /** Profiles that are known by their name alone. */
-const PROFILES = '/etc/culvert/clients';
+export const PROFILES = '/etc/culvert/clients';
 const MAX_PROFILE_BYTES = 1 << 20;
 /** In one list. */
 const MAX_SERVERS = 8;
@@ -169,7 +169,7 @@ function onlyMembership(store: ProfileStore): Membership {
 }
 
 function readProfile(text: string): Choice {
-  const path = existsSync(text) || text.includes('/') ? text : join(PROFILES, `${text}.conf`);
+  const path = profilePath(text);
   if (!existsSync(path)) {
     if (/^[^/]*:\d+$/.test(text)) throw new VpnError('USAGE', `${text} ${hostPortFault(text)}`);
     throw new VpnError('PROFILE_UNKNOWN', `${text} is neither HOST:PORT nor a file`, {
@@ -195,7 +195,14 @@ function readProfile(text: string): Choice {
   };
 }
 
-function readProfileText(path: string): string {
+/** By the path or the name; a folder is no profile: a service that is called home runs in /. */
+function profilePath(text: string): string {
+  const isPath = text.includes('/') || (existsSync(text) && !statSync(text).isDirectory());
+  return isPath ? text : join(PROFILES, `${text}.conf`);
+}
+
+/** Errors: KEY_FILE_UNUSABLE, KEY_FILE_READABLE_BY_OTHERS, PROFILE_INVALID. */
+export function readProfileText(path: string): string {
   const tooLarge = () => new VpnError('PROFILE_INVALID', `${path} is too large`);
   return readSecretText(path, { what: 'a private key', limit: MAX_PROFILE_BYTES, tooLarge });
 }

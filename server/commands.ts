@@ -10,7 +10,7 @@ import type { InviteReply, PeersReply, ProfileReply } from './administration.ts'
 import { backupCommand, restoreCommand } from './backup-commands.ts';
 import { configCheckCommand, configShowCommand } from './configuration-commands.ts';
 import { eventsCommand } from './events-command.ts';
-import { cleanupCommand, doctorCommand, serviceCommand } from './host-commands.ts';
+import { cleanupCommand, doctorCommand } from './host-commands.ts';
 import { importCommand } from './import-command.ts';
 import { renameCommand, revokeCommand, setCommand } from './people-commands.ts';
 import {
@@ -23,6 +23,7 @@ import {
 } from './place.ts';
 import { CONFIG, RUN, STATE } from './place-options.ts';
 import { reloadCommand } from './reload-command.ts';
+import { serviceCommands, serviceGroup } from './service-commands.ts';
 import type { StatusReply } from './status.ts';
 
 /** How long `stop` waits for the server to end, milliseconds; the server needs less than 2 s. */
@@ -50,7 +51,7 @@ export function createProgram(surroundings: Surroundings): Program {
     .add(revokeCommand)
     .add(doctorCommand)
     .add(cleanupCommand)
-    .add(serviceCommand)
+    .addGroup(serviceGroup, ...serviceCommands)
     .add(reloadCommand)
     .addGroup(
       {

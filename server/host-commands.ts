@@ -1,11 +1,9 @@
 /** Commands about the host that the server runs on: what is wrong with it, and back to what it was. */
-import { existsSync } from 'node:fs';
-import { join } from 'node:path';
 import { ExitCode } from '../shared/errors.ts';
 import type { CommandSpec } from '../shared/program.ts';
 import type { Check } from './doctor.ts';
-import { callServer, findPlace, type PlaceOptions, readConfiguration } from './place.ts';
-import { CONFIG, RUN, STATE } from './place-options.ts';
+import { callServer, findPlace, type PlaceOptions } from './place.ts';
+import { RUN, STATE } from './place-options.ts';
 
 export const doctorCommand: CommandSpec<PlaceOptions> = {
   usage: 'doctor',
@@ -32,34 +30,6 @@ export const cleanupCommand: CommandSpec<PlaceOptions> = {
     const reply = await cleanUp(stateDirectory, runDirectory);
     const text = reply.undone.map((what) => `undone: ${what}`).join('\n');
     output.facts(reply, text === '' ? 'There was nothing to undo.' : text);
-    return undefined;
-  },
-};
-
-export const serviceCommand: CommandSpec<PlaceOptions> = {
-  usage: 'service',
-  summary: 'print the systemd unit of the server, with the paths of this installation',
-  examples: [
-    'vpn-server service > /etc/systemd/system/vpn-server.service',
-    'vpn-server service --config /etc/culvert/server.yaml',
-  ],
-  options: [CONFIG],
-  run: async ({ options, output, env }) => {
-    const { hiddenFromService, ownPaths, unitText } = await import('./service-unit.ts');
-    const place = findPlace(options, env);
-    const { listen } = await readConfiguration(place, {});
-    const paths = ownPaths();
-    const unit = unitText(paths, listen.port);
-    output.facts({ unit }, unit.trimEnd());
-    for (const path of [paths.node, paths.program]) {
-      const hidden = hiddenFromService(path);
-      if (hidden === null) continue;
-      output.warn(`the service cannot read ${path}, because of ${hidden}: install it in /opt`);
-    }
-    const clients = join(place.stateDirectory, 'clients');
-    if (existsSync(clients)) {
-      output.warn(`the service takes over ${clients}: give it or them other directories`);
-    }
     return undefined;
   },
 };

@@ -1,20 +1,6 @@
 /** The systemd unit of the server, with the paths of this installation and its port. */
-import { existsSync, readFileSync, statSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
-
-/** It lies beside the sources, also seen from dist/. */
-const PLACES = ['./systemd/vpn-server.service', '../../server/systemd/vpn-server.service'];
-
-export interface UnitPaths {
-  /** Of node and of cli.js. */
-  readonly node: string;
-  readonly program: string;
-}
-
-/** The paths of what is running now. */
-export function ownPaths(): UnitPaths {
-  return { node: process.execPath, program: fileURLToPath(new URL('./cli.js', import.meta.url)) };
-}
+import { statSync } from 'node:fs';
+import { readUnit, type UnitPaths, withPaths } from '../shared/system/systemd-unit.ts';
 
 /**
  * The folder or file because of which the user of the service cannot read `path`; null: he can.
@@ -32,21 +18,16 @@ export function hiddenFromService(path: string): string | null {
 }
 
 /** A port below 1024 needs one privilege more. */
-export function unitText({ node, program }: UnitPaths, port: number): string {
-  const files = PLACES.map((place) => fileURLToPath(new URL(place, import.meta.url)));
-  const command = `${quoted(node)} ${quoted(program)}`;
-  const text = readFileSync(files.find((path) => existsSync(path)) ?? files[0]!, 'utf8')
-    .replace(/^# The server as a service.*\n/, '')
-    .replaceAll(/^(Exec\w+=-?)vpn-server\b/gm, (_, start: string) => `${start}${command}`);
+export function unitText(paths: UnitPaths, port: number): string {
+  const template = readUnit(import.meta.url, 'server', 'vpn-server.service');
+  const text = withPaths(
+    template.replace(/^# The server as a service.*\n/, ''),
+    'vpn-server',
+    paths,
+  );
   if (port >= 1024) return text;
   return text.replaceAll(
     /^(AmbientCapabilities|CapabilityBoundingSet)=.*/gm,
     (line) => `${line} CAP_NET_BIND_SERVICE`,
   );
-}
-
-/** systemd.service(5): percent signs are specifiers, dollar signs variables. */
-function quoted(path: string): string {
-  const plain = path.replaceAll('%', '%%').replaceAll('$', '$$$$');
-  return /[\s"'\\]/.test(plain) ? JSON.stringify(plain) : plain;
 }

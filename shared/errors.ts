@@ -133,6 +133,10 @@ export const ERRORS = {
     exit: ExitCode.config,
     hint: 'Ask the operator of the server for an invite and pass it with --invite.',
   },
+  SERVICE_UNKNOWN: {
+    exit: ExitCode.other,
+    hint: '`systemctl list-unit-files "vpn-*"` lists those that are installed.',
+  },
   NETWORK_CLASH: {
     exit: ExitCode.config,
     hint: 'Start the server with another --network.',

@@ -96,6 +96,8 @@ export interface CommandSpec<O> {
   /** Two command lines, shown first by --help. */
   readonly examples: readonly [string, string];
   readonly options?: readonly Option[];
+  /** Of a group: what its word alone does. */
+  readonly isDefault?: boolean;
   /** What follows the first argument belongs to it, options included. */
   readonly passThrough?: boolean;
   /** Resolves with the exit code; nothing means 0. Operators' errors are thrown as VpnError. */
@@ -160,7 +162,9 @@ export class Program {
   }
 
   #addTo<O extends object>(parent: Command, spec: CommandSpec<O>): void {
-    const command = parent.command(spec.usage).summary(spec.summary).description(spec.summary);
+    const isDefault = spec.isDefault === true;
+    const command = parent.command(spec.usage, { isDefault });
+    command.summary(spec.summary).description(spec.summary);
     for (const option of spec.options ?? []) command.addOption(option);
     if (spec.passThrough === true) command.passThroughOptions();
     command

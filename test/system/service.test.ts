@@ -4,6 +4,7 @@
  *   client eth0 10.77.1.2 ---- 10.77.1.1 s1 server w0 10.88.0.1 ---- 10.88.0.2 eth0 world
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { generatePrivateKey, keyToBase64, publicKeyOf } from '../../keys/keypair.ts';
 import { Net } from '../netns/harness.ts';
 import { eventually } from '../netns/waiting.ts';
 import { Machine, unpackProgram } from './machine.ts';
@@ -55,10 +56,9 @@ const isUp = (machine: Machine, address: string) =>
   eventually(`${address} answers`, 20_000, () => machine.reaches(address));
 
 describe('the server', () => {
-  test('is installed by three lines, and ready when systemctl returns', async () => {
+  test('is installed by one line, and ready when that returns', async () => {
     await server.write(CONFIG, SETTINGS);
-    await server.type('vpn-server service > /etc/systemd/system/vpn-server.service');
-    await server.type('systemctl daemon-reload && systemctl enable --now vpn-server');
+    await server.must('vpn-server', ['service', 'install']);
     expect((await server.must('systemctl', ['is-enabled', SERVER])).trim()).toBe('enabled');
     expect(await server.property(SERVER, 'ActiveState')).toBe('active');
     expect(await server.property(SERVER, 'StatusText')).toMatch(/^0 peers connected/);
@@ -80,8 +80,8 @@ describe('the server', () => {
     await client.must('vpn-client', connect, { input: `${invite}\n` });
     await client.must('vpn-client', ['disconnect']);
 
-    await client.type(`cp ${UNITS}/vpn-client@.service /etc/systemd/system/`);
-    await client.type(`systemctl daemon-reload && systemctl enable --now ${CLIENT}`);
+    await client.must('vpn-client', ['service', 'install', TARGET]);
+    expect((await client.must('systemctl', ['is-enabled', CLIENT])).trim()).toBe('enabled');
     expect(await client.property(CLIENT, 'StatusText')).toMatch(/^connected: 192\.168\.1\.2/);
     await isUp(client, '192.168.1.1');
     const came = async () => (await server.run('cat', [CAME])).stdout;
@@ -136,6 +136,16 @@ describe('the server', () => {
     expect(net.difference('server')).toEqual([]);
   });
 
+  test('is taken away by one line, and comes back with what it knows', async () => {
+    await server.must('vpn-server', ['service', 'uninstall']);
+    expect((await server.run('systemctl', ['is-enabled', SERVER])).code).not.toBe(0);
+    expect((await server.run('vpn-server', ['service', 'uninstall'])).code).toBe(1);
+    await server.must('vpn-server', ['service', 'install']);
+    const peers = await server.must('vpn-server', ['peers', '--json']);
+    expect(peers).toContain('"laptop"');
+    await server.must('systemctl', ['stop', SERVER]);
+  });
+
   test('reads what root has restored, and what root did in the foreground', async () => {
     await server.must('vpn-server', ['backup', '/root/backup']);
     await server.must('vpn-server', ['restore', '/root/backup', '--replace']);
@@ -160,13 +170,31 @@ describe('the server', () => {
     await server.type('systemctl daemon-reload && systemctl restart vpn-server');
   });
 
-  test('keeps its files when a client of the same host is started', async () => {
-    const owner = ['-L', '-c', '%U', '/var/lib/culvert', '/run/culvert'];
-    expect(await server.must('stat', owner)).toBe('culvert\nculvert\n');
-    await server.type(`cp ${UNITS}/vpn-client@.service /etc/systemd/system/`);
-    expect((await server.run('systemctl', ['start', CLIENT])).code).not.toBe(0);
-    await server.must('systemctl', ['stop', CLIENT]);
-    expect(await server.must('stat', owner)).toBe('culvert\nculvert\n');
+  test('and a client of the same host are services beside each other, each with its files', async () => {
+    const owners = async (...names: string[]) => {
+      const folders = names.flatMap((name) => [`/var/lib/${name}`, `/run/${name}`]);
+      return await server.must('stat', ['-L', '-c', '%U %a', ...folders]);
+    };
+    expect(await owners('culvert')).toBe('culvert 700\nculvert 700\n');
+    // It waits for its peer, and is up meanwhile.
+    const [own, peer] = [generatePrivateKey(), publicKeyOf(generatePrivateKey())];
+    const head = `[Interface]\nPrivateKey = ${keyToBase64(own)}\nAddress = 10.9.0.2/24\n`;
+    const text = `${head}[Peer]\nPublicKey = ${keyToBase64(peer)}\n`;
+    await server.write('/root/branch.conf', `${text}AllowedIPs = 10.9.0.0/24\n`);
+    await server.must('chmod', ['0600', '/root/branch.conf']);
+    await server.must('vpn-client', ['service', 'install', '/root/branch.conf']);
+    const tunnel = async () => JSON.parse(await server.must('vpn-client', ['status', '--json']));
+    expect(await tunnel()).toMatchObject({ tunnel: 'branch', state: 'connected' });
+    await server.must('systemctl', ['restart', SERVER]);
+    expect(await tunnel()).toMatchObject({ tunnel: 'branch', state: 'connected' });
+    await server.must('systemctl', ['restart', 'vpn-client@branch']);
+    expect(JSON.parse(await server.must('vpn-server', ['status', '--json'])).port).toBe(6000);
+    const both = 'culvert 700\nculvert 700\nroot 700\nroot 700\n';
+    expect(await owners('culvert', 'culvert-client')).toBe(both);
+    await server.must('vpn-client', ['service', 'uninstall', 'branch']);
+    expect(await server.property('vpn-client@branch', 'ActiveState')).toBe('inactive');
+    expect(await server.type('ls /etc/systemd/system')).not.toContain('vpn-client');
+    expect(await server.type('stat -c %a /etc/culvert/clients/branch.conf')).toBe('600\n');
   });
 });
 
@@ -237,13 +265,13 @@ describe('the client', () => {
 
   test('has its tunnel in a namespace that the whole host sees', async () => {
     const profile = await server.must('vpn-server', ['invite', 'office', '--wireguard', '--json']);
-    const file = '/etc/culvert/clients/office.conf';
+    const file = '/root/office.conf';
     await client.write(file, JSON.parse(profile).profile);
     await client.must('chmod', ['0600', file]);
     const unit = 'vpn-client@office';
     const folder = `/etc/systemd/system/${unit}.service.d`;
     await client.type(`mkdir ${folder} && cp ${UNITS}/netns.conf ${folder}/`);
-    await client.type(`systemctl daemon-reload && systemctl start ${unit}`);
+    await client.must('vpn-client', ['service', 'install', file]);
     const ping = ['exec', '--', 'ping', '-n', '-c', '1', '-W', '2', WORLD];
     const inside = async () => (await client.run('vpn-client', ping)).code === 0;
     await eventually('the world answers in the namespace', 20_000, inside);
@@ -252,8 +280,22 @@ describe('the client', () => {
     await client.becomes(unit, 'NRestarts', '1');
     await client.becomes(unit, 'ActiveState', 'active');
     await eventually('the world answers in the namespace', 20_000, inside);
-    await client.must('systemctl', ['stop', unit]);
+    await client.must('vpn-client', ['service', 'uninstall', 'office']);
     expect(await client.must('ls', ['/run/netns'])).toBe('');
     expect((await client.must('stat', ['-c', '%a', '/run/netns'])).trim()).toBe('755');
+  });
+
+  test('is a service no more after `uninstall`, and connects by hand as before', async () => {
+    await client.must('systemctl', ['start', CLIENT]);
+    await client.must('vpn-client', ['service', 'uninstall', TARGET]);
+    expect((await client.run('vpn-client', ['status'])).code).toBe(3);
+    expect(await client.type('ls /etc/systemd/system')).not.toContain('vpn-client@.service');
+    expect((await client.run('vpn-client', ['service', 'uninstall', TARGET])).code).toBe(1);
+    await client.must('vpn-client', ['connect', TARGET, '--daemon']);
+    // Nothing of a service is made while the tunnel is up by other means.
+    expect((await client.run('vpn-client', ['service', 'install', TARGET])).code).toBe(8);
+    expect(await client.type('ls /etc/systemd/system')).not.toContain('vpn-client@.service');
+    await client.must('vpn-client', ['disconnect']);
+    expect(net.difference('client')).toEqual([]);
   });
 });

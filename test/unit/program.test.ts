@@ -168,3 +168,32 @@ test('the nearest name is near, or there is none', () => {
   expect(nearestName('privatekey', known)).toBe('PrivateKey');
   expect(nearestName('Zebra', known)).toBeNull();
 });
+
+test('the word of a group alone does what its default does, with its options', async () => {
+  const group = async (...argv: string[]) => {
+    const [stdout, stderr] = [new Recorder(), new Recorder()];
+    const says = (word: string, isDefault: boolean) => ({
+      usage: word,
+      summary: word,
+      examples: ['prog unit', 'prog unit --json'] as const,
+      isDefault,
+      run: async ({ output }: { output: Output }) => {
+        output.facts({ word }, word);
+        return undefined;
+      },
+    });
+    const program = new Program(
+      { name: 'prog', summary: 'A program.', examples: ['prog unit', 'prog unit --help'] },
+      { argv, env: {}, stdout, stderr },
+    ).addGroup(
+      { name: 'unit', summary: 'units', examples: ['prog unit', 'prog unit remove'] },
+      says('print', true),
+      says('remove', false),
+    );
+    return [await program.run(), stdout.text];
+  };
+  expect(await group('unit')).toEqual([0, 'print\n']);
+  expect(await group('unit', '--json')).toEqual([0, '{"word":"print"}\n']);
+  expect(await group('unit', 'remove')).toEqual([0, 'remove\n']);
+  expect(await group('unit', 'revome')).toEqual([ExitCode.usage, '']);
+});
