@@ -25,7 +25,7 @@ export interface RegistryOptions {
   /** The server's own key; nobody may enrol it. */
   readonly publicKey: PublicKey;
   readonly policy: RegistryPolicy;
-  /** Addresses, networks or groups of peers are not what they were. */
+  /** What peers are given may be another thing now; costs time for each that is connected. */
   readonly onChange?: () => void;
 }
 

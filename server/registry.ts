@@ -177,7 +177,7 @@ export class Registry {
     if (address === null) throw new VpnError('POOL_EXHAUSTED', 'no address is free');
     const record = this.#overlay.over(this.#store.peer(peer.publicKey)!);
     this.#addPeer(record, peer.created);
-    this.#onChange();
+    this.#cameOrWent(record);
     return record;
   }
 
@@ -220,8 +220,9 @@ export class Registry {
     if (!outcome.repeated) {
       this.#members.keep({ ...invite, record: { ...invite.record, usedBy: key, address: null } });
       const has = address !== null && this.addresses.arrive(name, address, invite.record.address);
-      this.#addPeer(this.#settled({ ...outcome.peer, address: has ? address : null }, now), now);
-      this.#onChange();
+      const record = this.#settled({ ...outcome.peer, address: has ? address : null }, now);
+      this.#addPeer(record, now);
+      this.#cameOrWent(record);
     }
     return { type: 'enrolled', name, repeated: outcome.repeated };
   }
@@ -296,7 +297,7 @@ export class Registry {
     this.#dropSuccessor(peer);
     this.#dismiss(peer, 'revoked');
     this.#overlay.hold(name);
-    this.#onChange();
+    this.#cameOrWent(peer.record);
     return true;
   }
 
@@ -419,6 +420,11 @@ export class Registry {
       if (String(spec.allowedIps) !== String(former.allowedIps))
         this.#peers.setPeer(after.id, spec);
     }
+  }
+
+  /** All that others are given of a peer is the networks behind it. */
+  #cameOrWent({ networks }: PeerRecord): void {
+    if (networks.length > 0) this.#onChange();
   }
 
   #watchExpiry({ record, standing }: PeerMember): void {

@@ -129,6 +129,24 @@ describe('Registry', () => {
     expect(h.specOf(key(1))?.allowedIps).toEqual(['10.99.0.2/32']);
   });
 
+  it('tells of a peer that comes or goes only when the others are given something of it', () => {
+    for (const n of [1, 2]) h.invite(50 + n, `peer${n}`);
+    h.store.addReservation({
+      name: 'peer2',
+      address: null,
+      networks: ['10.20.0.0/16'],
+      created: 1,
+    });
+    h.enrol(51, 1);
+    h.profile(3, 'phone');
+    h.registry.revoke('phone', h.now);
+    expect(h.changes).toBe(0);
+    h.enrol(52, 2);
+    expect(h.changes).toBe(1);
+    h.registry.revoke('peer2', h.now);
+    expect(h.changes).toBe(2);
+  });
+
   it('admits no more peers than maxClients', () => {
     h.restart({ maxClients: 1 });
     h.invite(50, 'a');
