@@ -2,13 +2,14 @@
  * Backups of a state directory and the way back: on demand to any file, by itself once a day and
  * at each start into `backups/`. The file's format is store/backup-file.ts.
  */
-import { chownSync, existsSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { readKeyFile, writeOwnerOnly } from '../keys/key-file.ts';
 import { keyToBase64, type PrivateKey } from '../keys/keypair.ts';
 import { wipe } from '../shared/bytes.ts';
 import { counted } from '../shared/counted.ts';
 import { VpnError } from '../shared/errors.ts';
+import { giveToOwner } from '../shared/system/give-to-owner.ts';
 import { acquireInstanceLock } from '../shared/system/instance-lock.ts';
 import { makeDirectory } from '../shared/system/make-directory.ts';
 import { timeText } from './expiry.ts';
@@ -62,9 +63,10 @@ export function backUp(
 
 /** Writes today's backup and forgets those older than a week. Throws as backUp(). */
 export function backUpToday(directory: string, now: number): void {
-  const folder = join(directory, FOLDER);
-  makeDirectory(folder, 0o700);
-  backUp(directory, todaysFile(directory, now), { now, replace: true });
+  const folder = makeFolder(directory);
+  const file = todaysFile(directory, now);
+  backUp(directory, file, { now, replace: true });
+  giveToOwner(file);
   keepNewest(folder, AUTOMATIC, KEPT_DAYS);
 }
 
@@ -114,11 +116,11 @@ export function restore(
     if (!options.replace) requireNoGoodStore(database);
     const restored = `${database}.restored`;
     extractStore(file, restored);
-    giveToOwner(directory, restored);
+    giveToOwner(restored);
     // After a crash from here on the same command does the rest.
     const identity = join(directory, IDENTITY_FILE);
     writeOwnerOnly(identity, `${keyToBase64(facts.privateKey)}\n`, true);
-    giveToOwner(directory, identity);
+    giveToOwner(identity);
     const replaced = setAside(directory, options.now);
     renameSync(restored, database);
     return { file, made: timeText(facts.made), peers: facts.peers, replaced };
@@ -152,19 +154,19 @@ function requireNoGoodStore(database: string): void {
   throw new VpnError('STATE_IN_USE', `${database} is in order and has ${counted(peers, 'peer')}`);
 }
 
-/** A file that root has made belongs to whom the directory does: the user of a service. */
-function giveToOwner(directory: string, file: string): void {
-  if (process.geteuid?.() !== 0) return;
-  const { uid, gid } = statSync(directory);
-  chownSync(file, uid, gid);
+/** Where backups and replaced stores of a state directory lie. */
+function makeFolder(directory: string): string {
+  const folder = join(directory, FOLDER);
+  makeDirectory(folder, 0o700);
+  giveToOwner(folder);
+  return folder;
 }
 
 /** Moves the store away, with what SQLite keeps beside it. Returns where it is. */
 function setAside(directory: string, now: number): string | null {
   const database = join(directory, STORE_FILE);
   if (!existsSync(database)) return null;
-  const folder = join(directory, FOLDER);
-  makeDirectory(folder, 0o700);
+  const folder = makeFolder(directory);
   const target = join(folder, `replaced-${timeText(now).replaceAll(':', '-')}.db`);
   for (const suffix of ['-wal', '-shm', '']) {
     if (existsSync(database + suffix)) renameSync(database + suffix, target + suffix);

@@ -10,6 +10,7 @@ import { join } from 'node:path';
 import { writeOwnerOnly } from '../keys/key-file.ts';
 import { fromHex, toHex } from '../shared/bytes.ts';
 import { compareTai64n } from '../shared/noise/tai64n.ts';
+import { giveToOwner } from '../shared/system/give-to-owner.ts';
 
 const BYTES = 12;
 /** Seconds by which a written stamp lies ahead: one write to disk in that time at most. */
@@ -59,6 +60,7 @@ export class StampReserve {
   #write(stamp: Uint8Array): void {
     try {
       writeOwnerOnly(this.#path, `${toHex(stamp)}\n`, true);
+      giveToOwner(this.#path);
     } catch (error) {
       // A full disk must not end the server.
       this.#onError(error);

@@ -5,12 +5,13 @@
 import { join } from 'node:path';
 import { parseCidr } from '../shared/cidr.ts';
 import { VpnError } from '../shared/errors.ts';
+import { giveToOwner } from '../shared/system/give-to-owner.ts';
 import { acquireInstanceLock, type InstanceLock } from '../shared/system/instance-lock.ts';
 import { AddressPool } from './address-pool.ts';
 import { Addresses } from './addresses.ts';
 import { withWayBack } from './backup.ts';
 import type { ServerConfiguration } from './configuration.ts';
-import { loadIdentity, type ServerIdentity } from './identity.ts';
+import { IDENTITY_FILE, loadIdentity, type ServerIdentity } from './identity.ts';
 import { formatIpv4 } from './ipv4.ts';
 import { Registry } from './registry.ts';
 import type { FixedSettings, PeerTable, RegistryPolicy } from './registry-terms.ts';
@@ -37,6 +38,9 @@ export function openState(directory: string): ServerState {
     store = openSqliteStore(join(directory, STORE_FILE));
     const opened = store;
     const identity = loadIdentity(directory, opened);
+    for (const file of [STORE_FILE, `${STORE_FILE}-wal`, `${STORE_FILE}-shm`, IDENTITY_FILE]) {
+      giveToOwner(join(directory, file));
+    }
     let open = true;
     const close = (): void => {
       if (!open) return;

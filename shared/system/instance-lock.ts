@@ -7,11 +7,13 @@
  * it inherits: the lock belongs to the open file both share, so it stays when flock has ended.
  */
 import { spawnSync } from 'node:child_process';
-import { closeSync, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { closeSync, constants, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { VpnError } from '../errors.ts';
+import { giveToOwner } from './give-to-owner.ts';
 import { makeDirectory } from './make-directory.ts';
 
+const { O_APPEND, O_CREAT, O_NOFOLLOW, O_RDWR } = constants;
 /** Exit code asked of flock for a lock that another process holds. */
 const HELD = 75;
 
@@ -38,7 +40,8 @@ export function acquireInstanceLock(directory: string, program: string): Instanc
   let fd: number;
   try {
     makeDirectory(directory, 0o700);
-    fd = openSync(path, 'a+', 0o600);
+    fd = openSync(path, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600);
+    giveToOwner(path);
   } catch (cause) {
     const why = UNWRITABLE[(cause as NodeJS.ErrnoException).code ?? ''];
     if (why === undefined) throw new VpnError('LOCK_FAILED', `cannot open ${path}`, { cause });

@@ -3,21 +3,25 @@ import {
   chmodSync,
   chownSync,
   existsSync,
+  lstatSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
   rmSync,
   statSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeEach, expect, it } from 'vitest';
 import { backUp, backUpToday, lacksBackup, lastBackup, restore } from '../../server/backup.ts';
+import { StampReserve } from '../../server/stamp-reserve.ts';
 import { openState, type ServerState } from '../../server/state.ts';
 import { Database } from '../../server/store/database.ts';
 import { VpnError } from '../../shared/errors.ts';
+import { giveToOwner } from '../../shared/system/give-to-owner.ts';
 import { codeOf, key } from './store-suite.ts';
 
 const DAY = 86_400;
@@ -90,8 +94,52 @@ it.skipIf(process.getuid?.() !== 0)(
       const { uid, gid, mode } = statSync(join(elsewhere, name));
       expect([uid, gid, mode & 0o777]).toEqual([61_234, 61_235, 0o600]);
     }
+    restore(elsewhere, file, { now, replace: true });
+    expect(strangersIn(elsewhere)).toEqual([]);
   },
 );
+
+/** Names below a directory that do not belong to its owner. */
+const strangersIn = (directory: string): string[] => {
+  const { uid, gid } = statSync(directory);
+  const all = readdirSync(directory, { recursive: true }) as string[];
+  return all.filter((name) => {
+    const found = lstatSync(join(directory, name));
+    return found.uid !== uid || found.gid !== gid;
+  });
+};
+
+it.skipIf(process.getuid?.() !== 0)(
+  'whatever root makes in the directory of a service is the service user’s',
+  () => {
+    const service = join(root, 'service');
+    mkdirSync(service, { mode: 0o700 });
+    chownSync(service, 61_234, 61_235);
+    const opened = openState(service);
+    const stamps = new StampReserve(service, () => {});
+    stamps.onUsed(new Uint8Array(12));
+    // As long as it is open, so that what a kill leaves is the user's, too.
+    expect(strangersIn(service)).toEqual([]);
+    backUpToday(service, now);
+    stamps.close();
+    opened.close();
+    expect(strangersIn(service)).toEqual([]);
+  },
+);
+
+it.skipIf(process.getuid?.() !== 0)('no link in such a directory leads root elsewhere', () => {
+  const service = join(root, 'service');
+  mkdirSync(service, { mode: 0o700 });
+  chownSync(service, 61_234, 61_235);
+  writeFileSync(join(root, 'precious'), 'text');
+  symlinkSync('../precious', join(service, 'server.lock'));
+  expect(codeOf(() => openState(service))).toBe('LOCK_FAILED');
+  symlinkSync('../precious', join(service, 'link'));
+  giveToOwner(join(service, 'link'));
+  expect(statSync(join(root, 'precious')).uid).toBe(0);
+  expect(lstatSync(join(service, 'link')).uid).toBe(61_234);
+  expect(readFileSync(join(root, 'precious'), 'utf8')).toBe('text');
+});
 
 it('replaces a file only when told', () => {
   writeFileSync(file, 'something else');
