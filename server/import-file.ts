@@ -3,7 +3,7 @@
  * OpenVPN's address list (ifconfig-pool-persist) and its client-config-dir. Reads files, changes
  * nothing; whether it fits this server is import.ts.
  */
-import { lstatSync, readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import {
   keyToBase64,
@@ -38,7 +38,7 @@ export interface Imported {
 /** Throws VpnError IMPORT_UNREADABLE, PROFILE_INVALID, KEY_MALFORMED. */
 export function readImport(path: string): Imported {
   try {
-    if (lstatSync(path).isDirectory()) return readClientConfigs(path);
+    if (statSync(path).isDirectory()) return readClientConfigs(path);
     const text = readText(path);
     return /^\s*\[interface\]/im.test(text)
       ? readWireguard(text, path)
@@ -51,7 +51,7 @@ export function readImport(path: string): Imported {
 }
 
 function readText(path: string): string {
-  const { size } = lstatSync(path);
+  const { size } = statSync(path);
   if (size > MAX_FILE_BYTES) throw new VpnError('IMPORT_UNREADABLE', `${path} is too large`);
   return readFileSync(path, 'utf8');
 }
@@ -165,7 +165,7 @@ function readClientConfigs(directory: string): Imported {
   const ours = new OurNames();
   for (const file of readdirSync(directory).sort()) {
     const path = join(directory, file);
-    if (!lstatSync(path).isFile() || file.startsWith('.')) continue;
+    if (file.startsWith('.') || !statSync(path).isFile()) continue;
     if (file === 'DEFAULT') {
       notes.push('DEFAULT is left out: put what it pushes under push in the settings');
       continue;

@@ -1,5 +1,5 @@
 /** People taken over from other servers. */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeEach, describe, expect, it } from 'vitest';
@@ -135,7 +135,15 @@ describe('OpenVPN', () => {
       'ifconfig-push 192.168.1.20 255.255.255.0\niroute 10.20.0.0 255.255.0.0 # all\npush "route x"\n',
     );
     writeFileSync(join(ccd, 'DEFAULT'), 'ifconfig-push 1.2.3.4 5.6.7.8\n');
-    const { peers, notes } = readImport(ccd);
+    symlinkSync('../template', join(ccd, 'shared'));
+    file('template', 'iroute 10.40.0.0 255.255.0.0\n');
+    mkdirSync(join(ccd, 'old'));
+    symlinkSync('ccd', join(folder, 'link'));
+    const { peers, notes } = readImport(join(folder, 'link'));
+    expect(peers.map(({ name, networks }) => [name, networks])).toEqual([
+      ['office', ['10.20.0.0/16']],
+      ['shared', ['10.40.0.0/16']],
+    ]);
     expect(notes).toHaveLength(2);
     const list = readImport(
       file('ipp.txt', '# comment\nlaptop,192.168.1.2\nphone,192.168.1.30,fd00::2\n'),
