@@ -3,8 +3,8 @@
  * file and its connections, and answers requests by calling its device. All network namespaces
  * share the folder: a name may be taken by somebody else's living socket.
  */
-import { existsSync, linkSync, lstatSync, readdirSync, unlinkSync } from 'node:fs';
-import { createConnection, createServer, type Server, type Socket } from 'node:net';
+import { linkSync, lstatSync, readdirSync, unlinkSync } from 'node:fs';
+import { createServer, type Server, type Socket } from 'node:net';
 import { constants } from 'node:os';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
@@ -13,6 +13,7 @@ import type { PeerId } from '../dataplane.ts';
 import { type ErrorCode, VpnError } from '../errors.ts';
 import type { Logger } from '../log.ts';
 import type { Engine } from '../session/engine.ts';
+import { isServed } from '../system/local-socket.ts';
 import { makeDirectory } from '../system/make-directory.ts';
 import { type DeviceView, formatDevice, formatErrno } from './reply.ts';
 import { type DeviceChange, type Request, RequestReader } from './request.ts';
@@ -194,7 +195,7 @@ async function claim(hidden: string, path: string): Promise<void> {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
     }
     const inode = inodeOf(path);
-    if (await answers(path)) {
+    if (await isServed(path)) {
       throw new VpnError('ALREADY_RUNNING', `another program serves ${path}`, {
         hint: 'Choose another device name; all network namespaces share this folder.',
       });
@@ -212,10 +213,10 @@ const OUR_SOCKET = /^cv[cs][0-9a-f]{6}\.sock$/;
  */
 export async function removeDeadSockets(directory = SOCKET_DIRECTORY): Promise<string[]> {
   const removed: string[] = [];
-  const names = existsSync(directory) ? readdirSync(directory) : [];
-  for (const path of names.filter((n) => OUR_SOCKET.test(n)).map((n) => join(directory, n))) {
+  const names = namesIn(directory).filter((name) => OUR_SOCKET.test(name));
+  for (const path of names.map((name) => join(directory, name))) {
     const inode = inodeOf(path);
-    if (inode === null || (await answers(path)) || inodeOf(path) !== inode) continue;
+    if (inode === null || (await isServed(path)) || inodeOf(path) !== inode) continue;
     try {
       unlinkSync(path);
       removed.push(path);
@@ -226,19 +227,13 @@ export async function removeDeadSockets(directory = SOCKET_DIRECTORY): Promise<s
   return removed;
 }
 
-/** True when somebody accepts connections on `path`. */
-function answers(path: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const connection = createConnection(path);
-    connection.on('connect', () => {
-      connection.destroy();
-      resolve(true);
-    });
-    connection.on('error', (error: NodeJS.ErrnoException) => {
-      // EAGAIN: its queue is full. EACCES: not ours to replace.
-      resolve(error.code === 'EAGAIN' || error.code === 'EACCES');
-    });
-  });
+/** Empty for a folder that is not there, or not for us to read, as for the user of a service. */
+function namesIn(directory: string): string[] {
+  try {
+    return readdirSync(directory);
+  } catch {
+    return [];
+  }
 }
 
 function listen(server: Server, path: string): Promise<void> {

@@ -230,4 +230,6 @@ test('what a killed program of ours left is removed, and nothing else', async ()
   expect(readdirSync(directory).sort()).toEqual(['cvs01ab9f.sock', 'wg0.sock']);
   expect(existsSync(foreign)).toBe(true);
   living.close();
+  expect(await removeDeadSockets(join(directory, 'none'))).toEqual([]);
+  expect(await removeDeadSockets(foreign)).toEqual([]);
 });
