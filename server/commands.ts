@@ -286,8 +286,14 @@ async function printProfile(
 
 /** A picture is talk: stdout stays one value that can be piped. */
 async function showQr(output: Output, text: string): Promise<void> {
-  const { default: encodeQR } = await import('qr');
-  output.talk(encodeQR(text, 'term', { border: 2 }));
+  const { terminalQr } = await import('./qr-picture.ts');
+  try {
+    output.talk(terminalQr(text));
+  } catch (error) {
+    // The text is there, and is not shown again: this is no reason to call the command failed.
+    if (!(error instanceof VpnError)) throw error;
+    output.warn(`no QR code is shown: ${error.message}`);
+  }
 }
 
 /** Before anything is made: a profile is shown once. */

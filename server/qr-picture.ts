@@ -1,4 +1,4 @@
-/** QR codes as files: SVG and PNG. Both hold what the code says, hence for the owner alone. */
+/** QR codes: on a terminal, or as files (SVG, PNG) that are as secret as the text, for the owner alone. */
 import { existsSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { crc32, deflateSync } from 'node:zlib';
@@ -9,6 +9,8 @@ import { VpnError } from '../shared/errors.ts';
 
 /** Quiet zone around the code, modules (ISO/IEC 18004 asks for four). */
 const BORDER = 4;
+/** What the largest code holds with the error correction in use, bytes (ISO/IEC 18004, 40-M). */
+const MAX_BYTES = 2331;
 /** Pixels of a module. */
 const SCALE = 8;
 
@@ -23,13 +25,29 @@ export function requireNewPicture(path: string): void {
   }
 }
 
-/** Writes `text` as a picture to `path`, mode 0600. Errors: KEY_FILE_EXISTS, KEY_FILE_UNUSABLE. */
+/** `text` as a picture of block characters. Errors: QR_TOO_LONG. */
+export function terminalQr(text: string): string {
+  requireFit(text);
+  return encodeQR(text, 'term', { border: 2 });
+}
+
+/**
+ * Writes `text` as a picture to `path`, mode 0600. Errors: QR_TOO_LONG, KEY_FILE_EXISTS,
+ * KEY_FILE_UNUSABLE.
+ */
 export function writeQrPicture(path: string, text: string, format: 'svg' | 'png'): void {
+  requireFit(text);
   const picture =
     format === 'svg'
       ? encodeQR(text, 'svg', { border: BORDER })
       : pngOf(encodeQR(text, 'raw', { border: BORDER }), SCALE);
   writeOwnerOnly(path, picture, false);
+}
+
+function requireFit(text: string): void {
+  const bytes = Buffer.byteLength(text);
+  if (bytes <= MAX_BYTES) return;
+  throw new VpnError('QR_TOO_LONG', `a QR code holds ${MAX_BYTES} bytes, and this is ${bytes}`);
 }
 
 /** PNG (RFC 2083) of black and white modules: one bit a pixel, 0 is black, no filter. */

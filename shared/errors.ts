@@ -231,6 +231,10 @@ export const ERRORS = {
     exit: ExitCode.usage,
     hint: 'Name the address that clients reach: --endpoint HOST:PORT.',
   },
+  QR_TOO_LONG: {
+    exit: ExitCode.other,
+    hint: 'Take the text to the device as a file; fewer routes make a shorter profile.',
+  },
   // Programs of the host.
   COMMAND_FAILED: { exit: ExitCode.other, hint: 'Run the command by hand to see more.' },
   COMMAND_MISSING: { exit: ExitCode.other, hint: 'Install the package that has it.' },

@@ -1,9 +1,10 @@
-/** QR codes as files. */
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+/** QR codes as files and on a terminal. */
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { crc32, inflateSync } from 'node:zlib';
 import { afterAll, expect, it } from 'vitest';
+import { createProgram } from '../../server/commands.ts';
 import { pngOf, requireNewPicture, writeQrPicture } from '../../server/qr-picture.ts';
 import { codeOf } from './store-suite.ts';
 
@@ -53,6 +54,35 @@ it('writes SVG and PNG for the owner alone, and over nothing', () => {
   }
   expect(readFileSync(join(folder, 'code.svg'), 'utf8')).toMatch(/^<svg /);
   chunksOf(readFileSync(join(folder, 'code.png')));
+});
+
+it('leaves out the code of a profile that is too long for one, and fails for a file', async () => {
+  const printed = { stdout: '', stderr: '' };
+  const stream = (name: keyof typeof printed) => ({
+    write: (text: string) => (printed[name] += text),
+  });
+  const routes = Array.from({ length: 200 }, (_, n) => `10.0.${n}.0/24`).join();
+  const vpnServer = (...words: string[]) =>
+    createProgram({
+      argv: [...words, '--state', join(folder, 'state'), '--run', join(folder, 'run')],
+      env: { CULVERT_CONFIG: join(folder, 'server.yaml'), CULVERT_PUSH_ROUTES: routes },
+      stdout: stream('stdout'),
+      stderr: stream('stderr'),
+    }).run();
+  writeFileSync(join(folder, 'server.yaml'), 'endpoint: 192.0.2.1\n');
+  expect(await vpnServer('invite', 'phone', '--wireguard', '--qr')).toBe(0);
+  expect(printed.stdout).toContain('10.0.199.0/24');
+  expect(printed.stderr).toContain('warning: no QR code is shown: a QR code holds 2331 bytes');
+  const picture = join(folder, 'profile.png');
+  expect(await vpnServer('invite', 'tablet', '--wireguard', '--png', picture)).toBe(1);
+  expect(printed.stderr).toContain('fewer routes make a shorter profile');
+  expect(existsSync(picture)).toBe(false);
+});
+
+it('holds what the largest code can', () => {
+  const path = join(folder, 'full.svg');
+  expect(codeOf(() => writeQrPicture(path, 'x'.repeat(2332), 'svg'))).toBe('QR_TOO_LONG');
+  writeQrPicture(path, 'x'.repeat(2331), 'svg');
 });
 
 it('says that there is no place for a picture before one is made', () => {
