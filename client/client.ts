@@ -53,6 +53,8 @@ export class Client {
   #work: Promise<void> = Promise.resolve();
   /** What of it waits, and takes in whatever comes before its turn. */
   readonly #waiting = new Set<'apply' | 'restore'>();
+  /** Over when what start() opens is open, or is not to be. */
+  #opening: Promise<void> = Promise.resolve();
   #takingDown: Promise<void> | null = null;
   #stopping = false;
   #settle: (reason: VpnError | null) => void = () => {};
@@ -98,13 +100,17 @@ export class Client {
    * for whatever is in the way, after taking down what was already made.
    */
   async start(): Promise<void> {
+    const opening = this.#open();
+    this.#opening = opening.catch(() => {});
     try {
-      await this.#open();
+      await opening;
     } catch (error) {
       await this.#takeDown();
       await this.#release();
       throw error;
     }
+    // Somebody said `disconnect` meanwhile.
+    if (this.#takingDown !== null) return;
     this.#underlay.start(this.#host.watch);
     this.#timer = setInterval(() => this.#tick(), TICK_MS);
     this.#servers.start();
@@ -229,6 +235,7 @@ export class Client {
   /** Undoes what others can see: routes, addresses, device. */
   #takeDown(): Promise<void> {
     this.#takingDown ??= (async () => {
+      await this.#opening;
       if (this.#timer !== null) clearInterval(this.#timer);
       this.#link.rotation.close();
       this.#underlay.close();

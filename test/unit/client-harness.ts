@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { vi } from 'vitest';
 import { Client } from '../../client/client.ts';
+import type { Traffic } from '../../client/network-setup.ts';
 import { findPlace, placeOfTunnel } from '../../client/place.ts';
 import { ProfileStore } from '../../client/profile-store.ts';
 import type { ClientStatus } from '../../client/status.ts';
@@ -173,6 +174,7 @@ export class TestServer {
 export interface ClientRequest {
   readonly text?: string;
   readonly invite?: string;
+  readonly traffic?: Partial<Traffic>;
 }
 
 export class TestClient {
@@ -205,7 +207,10 @@ export class TestClient {
     this.client = new Client(
       {
         ...{ target, fallbacks, store, place, device: 'cvc0', localPort: null, timeoutMs: 20_000 },
-        traffic: { full: 'no', lan: true, protect: false, lockdown: false, netns: null },
+        traffic: {
+          ...{ full: 'no', lan: true, protect: false, lockdown: false, netns: null },
+          ...request.traffic,
+        },
         carrier: {
           workers: 1,
           aead: 'auto',

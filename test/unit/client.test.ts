@@ -196,6 +196,29 @@ test('disconnect answers when the host is as before', async () => {
   expect(readdirSync(join(world.folder, 'a-run'))).toEqual([]);
 });
 
+test('disconnect of a client that has only begun ends it, and leaves nothing', async () => {
+  const server = world.server();
+  const invite = server.invite('laptop');
+  const a = world.client('a', { invite, traffic: { protect: true } });
+  let goOn = (): void => {};
+  a.host = new Promise((resolve) => {
+    goOn = resolve;
+  });
+  const started = a.client.start();
+  while (!existsSync(a.socketPath)) await world.pass(250);
+  const answer = callLocalSocket(a.socketPath, 'disconnect');
+  // Who asks later is answered later.
+  await expect(callLocalSocket(a.socketPath, 'status')).rejects.toThrow();
+  goOn();
+  await started;
+  expect(await answer).toEqual({ device: null });
+  expect(await a.client.stopped).toBeNull();
+  await world.pass(1_000);
+  expect(a.stages).toEqual([]);
+  expect(a.ran.at(-1)).toBe('nft delete table inet culvert-protect-cvc0');
+  expect(readdirSync(join(world.folder, 'a-run'))).toEqual([]);
+});
+
 test('a lease outside private ranges is refused whole and nothing is applied', async () => {
   const server = world.server();
   Object.assign(server.push, { serverAddress: '8.8.8.8' });
