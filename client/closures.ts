@@ -9,7 +9,7 @@ import { LOCKDOWN } from './lockdown.ts';
 import { PROTECTION } from './protection.ts';
 
 /** Tables that let nothing out but tunnels. Errors: COMMAND_FAILED, COMMAND_MISSING. */
-export async function readClosures(run: Run): Promise<string[]> {
+async function readClosures(run: Run): Promise<string[]> {
   const { chains } = await readRuleset(run);
   const ours = ({ family, table }: (typeof chains)[number]): boolean =>
     family === 'inet' && (table.startsWith(LOCKDOWN) || table.startsWith(PROTECTION));

@@ -13,7 +13,7 @@ export const SETTLE_MS = 15_000;
 /** At a less preferred server: how often a better one is tried. */
 export const FAIL_BACK_MS = 60_000;
 /** A server that was lost again this soon after we came back to it is tried less often, ... */
-export const UNSTEADY_MS = 300_000;
+const UNSTEADY_MS = 300_000;
 /** ... up to this pause. */
 export const FAIL_BACK_MOST_MS = 960_000;
 

@@ -7,7 +7,7 @@ import { networkText, parseCidr } from '../shared/cidr.ts';
 import type { VpnError } from '../shared/errors.ts';
 import type { Environment, Output } from '../shared/program.ts';
 import { giveBackRegularly } from '../shared/system/give-back.ts';
-import { openNotifier } from '../shared/system/notify.ts';
+import { type Notifier, openNotifier } from '../shared/system/notify.ts';
 import { requireTun } from '../shared/system/require-tun.ts';
 import { run } from '../shared/system/run.ts';
 import { Client } from './client.ts';
@@ -37,36 +37,10 @@ export async function runClient(options: ForegroundOptions, output: Output): Pro
   requireTun();
   const exposed = forbidCoreDumps();
   if (exposed !== null) options.log.warn(`keys may end up in a core dump: ${exposed}`);
-  const { report, log } = options;
-  const talk = (mark: 'green ✓' | 'yellow !', text: string): void => {
-    const [colour, sign] = mark.split(' ') as ['green' | 'yellow', string];
-    if (report) output.print(JSON.stringify({ talk: `${sign} ${text}` }));
-    else output.talk(`${output.paint(colour, sign)} ${text}`);
-  };
-  for (const note of options.notes) talk('yellow !', note);
   const systemd = openNotifier(options.env);
-  const client = new Client(
-    {
-      ...options,
-      onStage: (stage, text) => {
-        talk('green ✓', `${stage.padEnd(10)} ${text}`);
-        systemd?.status(`${stage}: ${text}`);
-      },
-      onNote: (text) => talk('yellow !', text),
-      onReady: (status) => {
-        const beside = namesBeside(status);
-        if (beside !== null) talk('yellow !', beside);
-        const line = connectedLine(status);
-        if (report) output.print(JSON.stringify({ talk: line }));
-        else output.talk(line);
-        if (report) log.info(line);
-        if (output.json) output.print(JSON.stringify(status));
-        systemd?.ready();
-        systemd?.status(line);
-      },
-    },
-    await thisHost(),
-  );
+  const voice = voiceOf(options, output, systemd);
+  for (const note of options.notes) voice.onNote(note);
+  const client = new Client({ ...options, ...voice }, await thisHost());
   const alive = setInterval(() => systemd?.alive(performance.now()), ALIVE_MS);
   let signal: StopSignal | null = null;
   let started = false;
@@ -90,9 +64,42 @@ export async function runClient(options: ForegroundOptions, output: Output): Pro
     for (const name of STOP_SIGNALS) process.off(name, onSignal);
   }
   // Nobody reads a daemon's last words on standard output any more.
-  if (reason !== null && report) log.error({ code: reason.code }, reason.message);
+  if (reason !== null && options.report) {
+    options.log.error({ code: reason.code }, reason.message);
+  }
   if (reason !== null) throw await withClosures(reason, run);
   return signal === null ? 0 : SIGNAL_EXIT[signal];
+}
+
+/** What the client says on its way: to a person, the parent of a daemon, and systemd. */
+function voiceOf(
+  { report, log }: ForegroundOptions,
+  output: Output,
+  systemd: Notifier | null,
+): Pick<ClientOptions, 'onStage' | 'onNote' | 'onReady'> {
+  const talk = (line: string, plain = line): void => {
+    if (report) output.print(JSON.stringify({ talk: plain }));
+    else output.talk(line);
+  };
+  const marked = (colour: 'green' | 'yellow', sign: string, text: string): void =>
+    talk(`${output.paint(colour, sign)} ${text}`, `${sign} ${text}`);
+  return {
+    onStage: (stage, text) => {
+      marked('green', '✓', `${stage.padEnd(10)} ${text}`);
+      systemd?.status(`${stage}: ${text}`);
+    },
+    onNote: (text) => marked('yellow', '!', text),
+    onReady: (status) => {
+      const beside = namesBeside(status);
+      if (beside !== null) marked('yellow', '!', beside);
+      const line = connectedLine(status);
+      talk(line);
+      if (report) log.info(line);
+      if (output.json) output.print(JSON.stringify(status));
+      systemd?.ready();
+      systemd?.status(line);
+    },
+  };
 }
 
 /** The last line of a successful connect. */

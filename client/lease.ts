@@ -99,6 +99,8 @@ export function acceptLease(
     const second = tunnelAddress(answer.address6, answer.prefixLength6, answer.serverAddress6);
     if (typeof second === 'string') refused.push(second);
     else ranges.push(second);
+  } else if (answer.address6 || answer.prefixLength6 || answer.serverAddress6) {
+    refused.push('an IPv6 address that is not whole: address, length and server belong together');
   }
   const routes = acceptRoutes(answer, endpoint, full, refused);
   if (answer.full && !full) {
@@ -146,6 +148,7 @@ function tunnelAddress(address: string, prefixLength: number, server: string): C
   if (prefixLength < SHORTEST_PREFIX[range.family]) return `the network of ${text} is too large`;
   if (!isPrivate(range)) return `the address ${text} is not in a range for private use`;
   if (!contains(range, serverRange)) return `the server's address ${server} is not in ${text}`;
+  if (range.address === serverRange.address) return `the address ${text} is the server's own`;
   return range;
 }
 

@@ -11,6 +11,7 @@ import { isIP, isIPv6 } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { networkText, parseCidr } from '../shared/cidr.ts';
 import type { Endpoint } from '../shared/dataplane.ts';
+import { VpnError } from '../shared/errors.ts';
 import { DNS_PORT, freshId, question, RecordType, readAnswer } from './dns-message.ts';
 import { readNameServers } from './host-view.ts';
 import type { OpenQuery } from './protection-rules.ts';
@@ -39,7 +40,7 @@ export function lookUpBeside(
     if (written.length > 0) return written;
     // The host may be in another network by now.
     const nameServers = [...new Set([...readServers(), ...atFirst])];
-    if (nameServers.length === 0) throw failure('EAI_AGAIN', 'this host has no name server');
+    if (nameServers.length === 0) throw noAnswer('this host has no name server but itself');
     // One port for both families, so that one rule does.
     const six = nameServers.some((address) => isIPv6(address));
     const socket = createSocket(six ? 'udp6' : 'udp4');
@@ -65,7 +66,7 @@ function inFamily(text: string, six: boolean): string {
 
 /**
  * Asks one server after the other until one knows the name. Rejects with code ENOTFOUND when it
- * does not exist, EAI_AGAIN without an address, and when the client `ends`.
+ * does not exist, NAME_NOT_RESOLVED without an address, and when the client `ends`.
  */
 async function ask(
   socket: Socket,
@@ -103,10 +104,11 @@ async function ask(
       const heard = [...answers.values()];
       const found = heard.flatMap((answer) => (answer === 'missing' ? [] : answer));
       if (found.length > 0) return [...new Set(found)];
-      if (heard.includes('missing')) throw failure('ENOTFOUND', `${name} does not exist`);
+      if (heard.includes('missing')) throw Object.assign(new Error(), { code: 'ENOTFOUND' });
     }
   }
-  throw failure('EAI_AGAIN', 'no name server answers');
+  const asked = servers.map(({ address }) => address.replace('::ffff:', '')).join(', ');
+  throw noAnswer(answers.size > 0 ? `${asked} has no address of it` : `${asked} does not answer`);
 }
 
 /** Addresses of a name in /etc/hosts. */
@@ -124,6 +126,6 @@ function inHostsFile(name: string): string[] {
   });
 }
 
-function failure(code: string, message: string): Error {
-  return Object.assign(new Error(message), { code });
+function noAnswer(why: string): VpnError {
+  return new VpnError('NAME_NOT_RESOLVED', why);
 }

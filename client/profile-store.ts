@@ -77,7 +77,7 @@ export class ProfileStore {
     this.#directory = join(state, 'clients');
   }
 
-  /** All servers this client has enrolled at, by the text of their first endpoint. */
+  /** All servers this client has enrolled at, in order of their folders. Errors: STATE_UNUSABLE. */
   enrolled(): Membership[] {
     return this.#folders()
       .map((directory) => read(directory, 'profile.json'))
@@ -197,7 +197,8 @@ export class ProfileStore {
 
   #folders(): string[] {
     if (!existsSync(this.#directory)) return [];
-    return readdirSync(this.#directory).map((name) => join(this.#directory, name));
+    const names = readdirSync(this.#directory).sort();
+    return names.map((name) => join(this.#directory, name));
   }
 
   /** Folder for what is remembered of the server at an endpoint. */

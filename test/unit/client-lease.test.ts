@@ -44,6 +44,9 @@ test('a second address of the other family comes along', () => {
   const public6 = accepted({ ...six, address6: '2001:db8::2', serverAddress6: '2001:db8::1' });
   expect(public6.network.addresses).toEqual(['192.168.1.2/24']);
   expect(public6.refused[0]).toMatch(/2001:db8::2/);
+  const { serverAddress6: _, ...half } = six;
+  expect(accepted(half).network.addresses).toEqual(['192.168.1.2/24']);
+  expect(accepted(half).refused).toEqual([expect.stringMatching(/IPv6 address that is not whole/)]);
 });
 
 test.each([
@@ -55,6 +58,7 @@ test.each([
   [{ prefixLength: 7, address: '10.0.0.2', serverAddress: '10.0.0.1' }, /too large/],
   [{ serverAddress: '192.168.2.1' }, /server's address 192\.168\.2\.1 is not in/],
   [{ serverAddress: '1.1.1.1' }, /server's address/],
+  [{ serverAddress: '192.168.1.2' }, /192\.168\.1\.2\/24 is the server's own/],
 ])('%j is refused as a whole', (change, message) => {
   expect(acceptLease({ ...LEASE, ...change }, null)).toMatch(message);
 });
