@@ -91,6 +91,8 @@ export function protectionScript(table: string, facts: ProtectionFacts): string 
     'udp sport 68 udp dport 67 accept',
     'udp sport 546 udp dport 547 accept',
     'icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept',
+    // Without it a switch may keep our neighbours' questions from us (RFC 4541 section 3).
+    'icmpv6 type { mld-listener-report, mld-listener-done, mld2-listener-report } ip6 hoplimit 1 accept',
     ...(names ? [`${QUESTIONS} ${REJECT}`] : []),
     ...toEach(kept, 'accept'),
     ...toEach(ranges, REJECT),

@@ -191,7 +191,12 @@ test('protection lets out what is sealed, whoever sealed it, and closes with a r
   expect(outgoing({})).toContain(
     'ip daddr <10.0.0.0/8> counter reject with icmpx type admin-prohibited',
   );
-  expect(outgoing({ lan: null }).join('\n')).not.toMatch(/192\.168/);
+  const closed = outgoing({ lan: null });
+  expect(closed.join('\n')).not.toMatch(/192\.168/);
+  // What the underlay cannot do without: neighbours, and that a switch passes on their questions.
+  for (const rule of [/nd-neighbor-advert> ip6 hoplimit 255/, /mld2-\S+> ip6 hoplimit 1 accept/]) {
+    expect(closed.findIndex((line) => rule.test(line))).toBeGreaterThan(-1);
+  }
   // Before the local networks, and after our own look-ups and the tunnels.
   const questions = 'meta l4proto <tcp, udp> th dport <53, 853> counter reject';
   expect(outgoing({}).join('\n')).not.toContain('dport <53');
