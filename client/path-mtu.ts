@@ -81,7 +81,7 @@ export class PathMtu {
     switch (this.#aim) {
       case null:
         // Too late for its search, but more is carried than that found.
-        if (probe.size > this.#mtu) this.#found(probe.size, now);
+        if (probe.size > this.#mtu) this.#carried(probe.size, now);
         break;
       case 'small':
         this.#patience = Math.max(PATIENCE_MS.least, 2 * (now - probe.at));
@@ -132,8 +132,9 @@ export class PathMtu {
 
   /** An answer in a search, perhaps a late one: what it answers was slow, not swallowed. */
   #carried(size: number, now: number): void {
-    if (size === this.#wish || size === 0) {
-      this.#found(Math.max(size, this.#lowest), now);
+    if (size === 0) {
+      // Something comes, but not even the lowest size.
+      this.#found(this.#lowest, now);
       return;
     }
     // A second answer to the same size.

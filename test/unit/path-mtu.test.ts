@@ -108,6 +108,27 @@ test.each([
   expect(way.found.slice(-1)).toEqual([1_420]);
 });
 
+test('sizes whose answers come late are searched on from', () => {
+  const way = new Way(1_400);
+  way.slowFrom = 1_345;
+  way.queue = 600;
+  way.mtu.start(1_420, 1_280, 0);
+  way.wait(15_000);
+  expect(way.found.at(-1)).toBeGreaterThan(1_392);
+  expect(way.found.at(-1)).toBeLessThanOrEqual(1_400);
+});
+
+test('a second answer to the same size is no news', () => {
+  const way = new Way(1_400);
+  way.slowFrom = 1_281;
+  way.queue = 300;
+  way.mtu.start(1_420, 1_280, 0);
+  way.wait(15_000);
+  expect(way.found).toEqual([1_280, 1_400]);
+  const middles = way.sizes.filter((size) => size > 1_280 && size < 1_420);
+  expect(middles).toEqual([1_352, 1_352, 1_392, 1_408, 1_408, 1_400, 1_400]);
+});
+
 test('an outage in the search is not taken for a hole', () => {
   const way = new Way(1_500);
   way.mtu.start(1_420, 1_280, 0);
