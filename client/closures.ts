@@ -18,17 +18,22 @@ async function readClosures(run: Run): Promise<string[]> {
 
 /**
  * `error` with the closures of this host and the ways out, when they may be behind it: nobody
- * runs whose they could be, or the server was not reached. Else `error` itself.
+ * runs whose they could be, or the server was not reached. Else `error` itself. `isProtected`: the
+ * client that met it is let out by all of them, so that its server is to be looked for all the same.
  */
-export async function withClosures(error: unknown, run: Run): Promise<unknown> {
+export async function withClosures(
+  error: unknown,
+  run: Run,
+  isProtected = false,
+): Promise<unknown> {
   if (!(error instanceof VpnError)) return error;
   const nobodyRuns = error.code === 'NOT_RUNNING';
   if (!nobodyRuns && error.exitCode !== ExitCode.unreachable) return error;
   const tables = await readClosures(run).catch(() => []);
   if (tables.length === 0) return error;
   const text = `${error.message}, and this host is closed: only tunnels lead out (${tables.join(', ')})`;
-  const hint = nobodyRuns
+  const waysOut = nobodyRuns
     ? 'Connect again, or run `vpn-client cleanup`, for a lockdown `vpn-client unlock`.'
     : 'Connect with --protect, too, or run `vpn-client disconnect`, `cleanup` or `unlock`.';
-  return new VpnError(error.code, text, { cause: error, hint });
+  return new VpnError(error.code, text, { cause: error, hint: isProtected ? error.hint : waysOut });
 }

@@ -67,7 +67,7 @@ export async function runClient(options: ForegroundOptions, output: Output): Pro
   if (reason !== null && options.report) {
     options.log.error({ code: reason.code }, reason.message);
   }
-  if (reason !== null) throw await withClosures(reason, run);
+  if (reason !== null) throw await withClosures(reason, run, options.traffic.protect);
   return signal === null ? 0 : SIGNAL_EXIT[signal];
 }
 

@@ -36,6 +36,14 @@ test('who asks for a client, or does not reach a server, is told what closes the
   }
 });
 
+test('a client that every closure lets out is to look for its server all the same', async () => {
+  const error = new VpnError('SERVER_UNREACHABLE', 'no answer');
+  expect(await withClosures(error, closed, true)).toMatchObject({
+    message: expect.stringContaining('this host is closed'),
+    hint: error.hint,
+  });
+});
+
 test('other errors, and a host whose packet filter cannot be read, stay as they are', async () => {
   const refused = new VpnError('REFUSED', 'revoked');
   expect(await withClosures(refused, closed)).toBe(refused);
