@@ -42,6 +42,9 @@ export async function runDaemon(options: DaemonOptions, output: Output): Promise
     stdio: ['pipe', 'pipe', log],
   });
   closeSync(log);
+  const ended = new Promise<number | Error | null>((resolve) => {
+    child.on('error', resolve).on('exit', resolve);
+  });
   child.stdin?.on('error', () => {});
   child.stdin?.end(options.invite ?? '');
   let signal: keyof typeof SIGNALS | null = null;
@@ -70,9 +73,7 @@ export async function runDaemon(options: DaemonOptions, output: Output): Promise
     child.unref();
   }
   if (signal !== null) return SIGNALS[signal];
-  throw new VpnError('INTERNAL', 'the client in the background ended without a word', {
-    hint: `Look at its log, ${options.logPath}.`,
-  });
+  throw silentEnd(await ended, options.logPath);
 }
 
 /** Ours without --daemon and without the invite, which it reads from standard input. */
@@ -87,6 +88,17 @@ function childArguments({ argv, invite }: DaemonOptions): string[] {
   const taken = invite === undefined ? [] : ['--invite-file', '-'];
   const json = kept.includes('--json') ? [] : ['--json'];
   return [...kept, ...taken, ...json, '--report'];
+}
+
+/** Of a client that said nothing. `end`: its exit code, null: a signal; or why there was none. */
+function silentEnd(end: number | Error | null, logPath: string): VpnError {
+  if (end === 0) return new VpnError('NOT_RUNNING', 'the client was disconnected before its connection stood');
+  const cause = end instanceof Error ? end : undefined;
+  const what = cause === undefined ? 'ended without a word' : `did not start: ${cause.message}`;
+  return new VpnError('INTERNAL', `the client in the background ${what}`, {
+    cause,
+    hint: `Look at its log, ${logPath}.`,
+  });
 }
 
 function failure({ code, message, hint }: { code: ErrorCode; message: string; hint: string }) {
