@@ -92,7 +92,9 @@ function childArguments({ argv, invite }: DaemonOptions): string[] {
 
 /** Of a client that said nothing. `end`: its exit code, null: a signal; or why there was none. */
 function silentEnd(end: number | Error | null, logPath: string): VpnError {
-  if (end === 0) return new VpnError('NOT_RUNNING', 'the client was disconnected before its connection stood');
+  if (end === 0) {
+    return new VpnError('NOT_RUNNING', 'the client was disconnected before its connection stood');
+  }
   const cause = end instanceof Error ? end : undefined;
   const what = cause === undefined ? 'ended without a word' : `did not start: ${cause.message}`;
   return new VpnError('INTERNAL', `the client in the background ${what}`, {
