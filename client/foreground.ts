@@ -10,16 +10,12 @@ import { giveBackRegularly } from '../shared/system/give-back.ts';
 import { type Notifier, openNotifier } from '../shared/system/notify.ts';
 import { requireTun } from '../shared/system/require-tun.ts';
 import { run } from '../shared/system/run.ts';
+import { StopSignals } from '../shared/system/stop-signals.ts';
 import { Client } from './client.ts';
 import type { ClientOptions } from './client-options.ts';
 import { withClosures } from './closures.ts';
 import { thisHost } from './host.ts';
 import { type ClientStatus, namesBeside } from './status.ts';
-
-/** Exit codes of shells for a program that a signal ended. */
-const SIGNAL_EXIT = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
-type StopSignal = keyof typeof SIGNAL_EXIT;
-const STOP_SIGNALS = Object.keys(SIGNAL_EXIT) as StopSignal[];
 
 /** How often systemd may hear that we live. */
 const ALIVE_MS = 1_000;
@@ -42,33 +38,28 @@ export async function runClient(options: ForegroundOptions, output: Output): Pro
   for (const note of options.notes) voice.onNote(note);
   const client = new Client({ ...options, ...voice }, await thisHost());
   const alive = setInterval(() => systemd?.alive(performance.now()), ALIVE_MS);
-  let signal: StopSignal | null = null;
   let started = false;
-  const onSignal = (name: StopSignal): void => {
-    // The second one ends at once: the kernel takes the device and the lock with the process.
-    if (signal !== null) process.kill(process.pid, 'SIGKILL');
-    signal = name;
+  const signals = new StopSignals(['SIGINT', 'SIGTERM', 'SIGHUP'], () => {
     if (started) void client.stop();
-  };
-  for (const name of STOP_SIGNALS) process.on(name, onSignal);
+  });
   let reason: VpnError | null;
   try {
     await client.start();
     started = true;
     giveBackRegularly();
-    if (signal !== null) void client.stop();
+    if (signals.exitCode !== null) void client.stop();
     reason = await client.stopped;
     systemd?.stopping();
   } finally {
     clearInterval(alive);
-    for (const name of STOP_SIGNALS) process.off(name, onSignal);
+    signals.close();
   }
   // Nobody reads a daemon's last words on standard output any more.
   if (reason !== null && options.report) {
     options.log.error({ code: reason.code }, reason.message);
   }
   if (reason !== null) throw await withClosures(reason, run, options.traffic.protect);
-  return signal === null ? 0 : SIGNAL_EXIT[signal];
+  return signals.exitCode ?? 0;
 }
 
 /** What the client says on its way: to a person, the parent of a daemon, and systemd. */

@@ -4,15 +4,11 @@ import { forbidCoreDumps } from '../native/index.ts';
 import type { Environment } from '../shared/program.ts';
 import { giveBackRegularly } from '../shared/system/give-back.ts';
 import { type Notifier, openNotifier } from '../shared/system/notify.ts';
+import { StopSignals } from '../shared/system/stop-signals.ts';
 import type { InviteReply } from './administration.ts';
 import { formatIpv4, formatNetwork } from './ipv4.ts';
 import { type RunningServer, type ServerOptions, startServer } from './server.ts';
 import { keepInformed } from './service-notices.ts';
-
-/** Exit codes of shells for a program that a signal ended. */
-const SIGNAL_EXIT = { SIGINT: 130, SIGTERM: 143 } as const;
-type StopSignal = keyof typeof SIGNAL_EXIT;
-const STOP_SIGNALS = Object.keys(SIGNAL_EXIT) as StopSignal[];
 
 export interface ReadyServer {
   readonly firstInvite: InviteReply | null;
@@ -31,16 +27,12 @@ export async function runServer(options: ForegroundOptions): Promise<number> {
   if (exposed !== null) options.log.warn(`keys may end up in a core dump: ${exposed}`);
   const notifier = openNotifier(options.env);
   let server: RunningServer | null = null;
-  let signal: StopSignal | null = null;
   let endNotices = (): void => {};
   // One that is starting is stopped once it has started: until then there is no whole to undo.
-  const onSignal = (name: StopSignal): void => {
-    // The second one ends at once: the kernel takes the device and the lock with the process.
-    if (signal !== null) process.kill(process.pid, 'SIGKILL');
-    signal = name;
+  const signals = new StopSignals(['SIGINT', 'SIGTERM'], () => {
     notifier?.stopping();
     void server?.stop();
-  };
+  });
   // While it starts there is nothing to read again.
   const onHangUp = (): void => {
     if (server === null) return;
@@ -53,20 +45,19 @@ export async function runServer(options: ForegroundOptions): Promise<number> {
       .finally(() => notifier?.ready());
   };
   process.on('SIGHUP', onHangUp);
-  for (const name of STOP_SIGNALS) process.on(name, onSignal);
   try {
     server = await startServer(options);
     giveBackRegularly();
     if (notifier !== null) endNotices = keepInformed(notifier, server.traffic);
-    if (signal !== null) void server.stop();
+    if (signals.exitCode !== null) void server.stop();
     else await announce(server, notifier, options);
     const reason = await server.stopped;
     if (reason !== null) throw reason;
-    return signal === null ? 0 : SIGNAL_EXIT[signal as StopSignal];
+    return signals.exitCode ?? 0;
   } finally {
     endNotices();
     process.off('SIGHUP', onHangUp);
-    for (const name of STOP_SIGNALS) process.off(name, onSignal);
+    signals.close();
   }
 }
 
