@@ -1,10 +1,11 @@
 /** `vpn-client lock` and `unlock`: the rules of lockdowns put back, and ended. */
+import { existsSync } from 'node:fs';
 import { ExitCode, VpnError } from '../shared/errors.ts';
 import type { Output } from '../shared/program.ts';
 import { requireNetAdmin } from '../shared/system/require-tun.ts';
 import { type Run, run } from '../shared/system/run.ts';
-import { LOCKDOWN, Lockdowns, readLockdowns } from './lockdown.ts';
-import type { Place } from './place.ts';
+import { LOCKDOWN, LOCKDOWNS, Lockdowns, readLockdowns } from './lockdown.ts';
+import { type Place, takenOver } from './place.ts';
 import { answering, isSilent, readStatus, silenceText } from './running.ts';
 
 /**
@@ -34,6 +35,13 @@ export async function restoreLockdowns(
       complete = false;
       output.warn(`could not put back: ${error instanceof Error ? error.message : error}`);
     }
+  }
+  const former = takenOver(stateDirectory, LOCKDOWNS, existsSync);
+  if (former !== null) {
+    complete = false;
+    output.warn(
+      `not put back: ${former} belongs to the server's service now; connect with --lockdown again, and remove it`,
+    );
   }
   const text = restored.map((table) => `put back: table inet ${table}`).join('\n');
   output.facts({ restored }, text || (complete ? 'no rules of a lockdown are missing' : ''));

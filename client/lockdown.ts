@@ -17,13 +17,15 @@ import { protectionScript } from './protection-rules.ts';
 /** Name of the table of a device: this and the device. */
 export const LOCKDOWN = 'culvert-lockdown-';
 
+/** Folder of all of them in the state directory. */
+export const LOCKDOWNS = 'lockdown';
 const FILE = /^(culvert-lockdown-[\w.=+-]{1,15})\.nft$/;
 
 export class Lockdowns {
   readonly #directory: string;
 
   constructor(stateDirectory: string) {
-    this.#directory = join(stateDirectory, 'lockdown');
+    this.#directory = join(stateDirectory, LOCKDOWNS);
   }
 
   /** Remembers `script` as what makes `table`. Errors: STATE_UNUSABLE. */

@@ -64,6 +64,29 @@ function belongsToUs(directory: string): boolean {
   }
 }
 
+/**
+ * What a client had as `name` in the default state directory, when it keeps to `stateDirectory`
+ * because that is the service's now; null: nothing.
+ */
+export function takenOver(
+  stateDirectory: string,
+  name: string,
+  isThere: (path: string) => boolean = mayBeThere,
+): string | null {
+  const former = join(DEFAULT_STATE, name);
+  return stateDirectory === DEFAULT_STATE + APART && isThere(former) ? former : null;
+}
+
+/** Also where we may not look, as a service without that privilege. */
+function mayBeThere(path: string): boolean {
+  try {
+    statSync(path);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EACCES';
+  }
+}
+
 export function placeOfTunnel(place: Place, tunnel: string): TunnelPlace {
   const file = (end: string) => join(place.runDirectory, `client-${tunnel}.${end}`);
   return {

@@ -28,6 +28,8 @@ import type { Logger } from '../shared/log.ts';
 import { formatHostPort, type HostPort, parseHostPort } from '../shared/profile.ts';
 import { makeDirectory } from '../shared/system/make-directory.ts';
 
+/** Folder of all servers in the state directory. */
+export const CLIENTS = 'clients';
 const TIMESTAMP_BYTES = 12;
 const FIRST_KEY_FILE = 'client.key';
 const KEY_FILE = /^client(-[0-9a-f]{8})?\.key$/;
@@ -70,11 +72,13 @@ const schema = z.object({
 });
 
 export class ProfileStore {
+  /** The state directory; made when the first thing is written. */
+  readonly state: string;
   readonly #directory: string;
 
-  /** `state`: the state directory; made when the first thing is written. */
   constructor(state: string) {
-    this.#directory = join(state, 'clients');
+    this.state = state;
+    this.#directory = join(state, CLIENTS);
   }
 
   /** All servers this client has enrolled at, in order of their folders. Errors: STATE_UNUSABLE. */

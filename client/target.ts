@@ -16,9 +16,9 @@ import {
   parseProfile,
 } from '../shared/profile.ts';
 import type { Traffic } from './network-setup.ts';
-import { tunnelOfProfile, tunnelOfServer } from './place.ts';
+import { takenOver, tunnelOfProfile, tunnelOfServer } from './place.ts';
 import { planTunnel } from './plan.ts';
-import type { Membership, ProfileStore } from './profile-store.ts';
+import { CLIENTS, type Membership, type ProfileStore } from './profile-store.ts';
 import { readSecretText } from './secret-file.ts';
 
 export type Target =
@@ -127,7 +127,17 @@ function chooseSeveral(endpoints: readonly HostPort[], store: ProfileStore): Cho
 function remembered(endpoint: HostPort, store: ProfileStore): Membership {
   const membership = store.find(endpoint);
   if (membership !== null) return membership;
-  throw new VpnError('PROFILE_UNKNOWN', `nothing is remembered of ${formatHostPort(endpoint)}`);
+  throw unknown(`nothing is remembered of ${formatHostPort(endpoint)}`, store);
+}
+
+/** Who was enrolled before the server's service came is told where that is. */
+function unknown(text: string, { state }: ProfileStore): VpnError {
+  const former = takenOver(state, CLIENTS);
+  if (former === null) return new VpnError('PROFILE_UNKNOWN', text);
+  const whose = `${former} belongs to the server's service now`;
+  return new VpnError('PROFILE_UNKNOWN', `${text} in ${state}; ${whose}`, {
+    hint: `What was remembered before is there: stop vpn-server, move it to ${join(state, CLIENTS)} and \`chown -R root:root\` it, or enrol again.`,
+  });
 }
 
 function chooseByInvite(
@@ -161,7 +171,7 @@ function chooseByInvite(
 function onlyMembership(store: ProfileStore): Membership {
   const all = store.enrolled();
   if (all.length === 1) return all[0]!;
-  if (all.length === 0) throw new VpnError('PROFILE_UNKNOWN', 'no server is remembered yet');
+  if (all.length === 0) throw unknown('no server is remembered yet', store);
   const names = all.map((m) => formatHostPort(m.endpoints[0]!)).join(', ');
   throw new VpnError('USAGE', `several servers are remembered: ${names}`, {
     hint: 'Say which: `vpn-client connect HOST:PORT`.',

@@ -1,6 +1,4 @@
 /** The server as a service of systemd: its unit printed, installed and removed. */
-import { existsSync } from 'node:fs';
-import { join } from 'node:path';
 import { VpnError } from '../shared/errors.ts';
 import type { CommandSpec, Output, ProgramSpec } from '../shared/program.ts';
 import { requireNetAdmin } from '../shared/system/require-tun.ts';
@@ -11,6 +9,7 @@ import {
   thisUnitHost,
   uninstallUnit,
 } from '../shared/system/systemd-unit.ts';
+import { clientFiles, moveClientFiles, placeApart } from './client-files.ts';
 import {
   callServer,
   findPlace,
@@ -44,6 +43,7 @@ const print: CommandSpec<PlaceOptions> = {
   run: async ({ options, output, env }) => {
     const unit = await textFor(findPlace(options, env), output);
     output.facts({ unit }, unit.trimEnd());
+    warnOfClients(output);
     return undefined;
   },
 };
@@ -62,6 +62,9 @@ const install: CommandSpec<PlaceOptions> = {
     const place = findPlace(options, env);
     const text = await textFor(place, output);
     if (!isEnabled(host, UNIT)) await requireDown(place);
+    if (!host.isBooted) warnOfClients(output);
+    const moved = host.isBooted ? await moveClientFiles(findPlace({}, {})) : [];
+    for (const line of moved) output.talk(line);
     const done = await installUnit(host, UNIT, text);
     output.facts(
       { unit: NAME, started: host.isBooted },
@@ -85,7 +88,7 @@ const uninstall: CommandSpec<object> = {
 
 export const serviceCommands = [print, install, uninstall] as const;
 
-/** The unit; warns of what it cannot read, and of what it takes over. Errors: CONFIG_*. */
+/** The unit; warns of what it cannot read. Errors: CONFIG_*. */
 async function textFor(place: Place, output: Output): Promise<string> {
   const { hiddenFromService, unitText } = await import('./service-unit.ts');
   const { listen } = await readConfiguration(place, {});
@@ -95,14 +98,15 @@ async function textFor(place: Place, output: Output): Promise<string> {
     if (hidden === null) continue;
     output.warn(`the service cannot read ${path}, because of ${hidden}: install it in /opt`);
   }
-  const { stateDirectory } = place;
-  for (const name of ['clients', 'lockdown']) {
-    const path = join(stateDirectory, name);
-    if (!existsSync(path)) continue;
-    const where = `${stateDirectory}-client, where vpn-client looks then`;
+  return unitText(paths, listen.port);
+}
+
+/** Who starts the service by hand has to move what a client has in its directories. */
+function warnOfClients(output: Output): void {
+  for (const path of clientFiles(findPlace({}, {}))) {
+    const where = `${placeApart(path)}, where vpn-client looks then`;
     output.warn(`the service takes over ${path}: disconnect, and move it to ${where}`);
   }
-  return unitText(paths, listen.port);
 }
 
 /** A server in the foreground would keep the service from starting. Errors: ALREADY_RUNNING. */

@@ -17,6 +17,7 @@ const CAME = '/var/lib/culvert/came';
 const SETTINGS = `endpoint: ${TARGET}\nhooks: { connected: [[/usr/bin/tee, ${CAME}]] }\n`;
 const UNITS = '/usr/lib/node_modules/culvert-vpn/client/systemd';
 const WORLD = '10.88.0.2';
+const TAKEN = /\/var\/lib\/culvert\/clients belongs to the server's service now/;
 const NET_ADMIN = (1n << 12n).toString(16).padStart(16, '0');
 
 let net: Net;
@@ -58,7 +59,14 @@ const isUp = (machine: Machine, address: string) =>
 describe('the server', () => {
   test('is installed by one line, and ready when that returns', async () => {
     await server.write(CONFIG, SETTINGS);
-    await server.must('vpn-server', ['service', 'install']);
+    // A client of this host was enrolled somewhere before.
+    const enrolled = 'clients/vpn.example_6000/profile.json';
+    await server.write(`/var/lib/culvert/${enrolled}`, '{}');
+    const said = (await server.run('vpn-server', ['service', 'install'])).stderr;
+    expect(said).toContain('moved, because the service gets /var/lib/culvert: ');
+    const owner = ['stat', '-c', '%U', `/var/lib/culvert-client/${enrolled}`];
+    expect(await server.type(owner.join(' '))).toBe('root\n');
+    await server.type('rm -r /var/lib/culvert-client');
     expect((await server.must('systemctl', ['is-enabled', SERVER])).trim()).toBe('enabled');
     expect(await server.property(SERVER, 'ActiveState')).toBe('active');
     expect(await server.property(SERVER, 'StatusText')).toMatch(/^0 peers connected/);
@@ -176,6 +184,11 @@ describe('the server', () => {
       return await server.must('stat', ['-L', '-c', '%U %a', ...folders]);
     };
     expect(await owners('culvert')).toBe('culvert 700\nculvert 700\n');
+    // What the service took over when it was started by hand is named.
+    await server.type('mkdir /var/lib/culvert/clients');
+    const connected = await server.run('vpn-client', ['connect', 'vpn.example:6000']);
+    expect([connected.code, connected.stderr]).toEqual([5, expect.stringMatching(TAKEN)]);
+    await server.type('rmdir /var/lib/culvert/clients');
     // It waits for its peer, and is up meanwhile.
     const [own, peer] = [generatePrivateKey(), publicKeyOf(generatePrivateKey())];
     const head = `[Interface]\nPrivateKey = ${keyToBase64(own)}\nAddress = 10.9.0.2/24\n`;
@@ -183,6 +196,9 @@ describe('the server', () => {
     await server.write('/root/branch.conf', `${text}AllowedIPs = 10.9.0.0/24\n`);
     await server.must('chmod', ['0600', '/root/branch.conf']);
     await server.must('vpn-client', ['service', 'install', '/root/branch.conf']);
+    const enrolled = 'vpn-client@vpn.example:6000';
+    expect((await server.run('systemctl', ['start', enrolled])).code).not.toBe(0);
+    expect(await server.journal(enrolled)).toMatch(TAKEN);
     const tunnel = async () => JSON.parse(await server.must('vpn-client', ['status', '--json']));
     expect(await tunnel()).toMatchObject({ tunnel: 'branch', state: 'connected' });
     await server.must('systemctl', ['restart', SERVER]);
