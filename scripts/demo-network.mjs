@@ -51,9 +51,9 @@ export class DemoNetwork {
     return program;
   }
 
-  /** Waits at most 20 s until `probe` returns something truthy; throws `what` with the output. */
+  /** Waits at most 60 s until `probe` returns something truthy; throws `what` with the output. */
   async until(what, program, probe) {
-    const end = Date.now() + 20_000;
+    const end = Date.now() + 60_000;
     for (;;) {
       const value = attempt(probe);
       if (value) return value;

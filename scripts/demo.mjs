@@ -115,12 +115,12 @@ async function eavesdrop(net, addresses) {
   await net.until('the echo server does not start', echo, () => /ready/.test(echo.output));
   const talk = [application('talk'), addresses.alice, '5000', addresses.bob, '5000', MARKER];
   net.run('alice', node, talk);
-  await new Promise((resolve) => setTimeout(resolve, 300));
+  const incomplete = 'the recording inside the tunnel is incomplete';
+  await net.until(incomplete, inside.program, () => occurrences(inside) >= 4);
   const clear = await count(net, inside);
   const seen = await count(net, wire);
   say(`     in alice's tun the text is there ${clear} times, in UDP and TCP packets`);
   say(`     on the wire, among ${(wire.bytes / 1024).toFixed(0)} KiB recorded: ${seen} times`);
-  if (clear < 4) throw new Error('the recording inside the tunnel is incomplete');
   if (seen > 0) throw new Error('the text is readable on the wire');
 }
 
@@ -135,6 +135,11 @@ async function record(net, host, device) {
 /** Ends a recording and counts the text in it. */
 async function count(net, recording) {
   await net.stop(recording.program, 'SIGINT');
+  return occurrences(recording);
+}
+
+/** How often the text is in what is recorded so far. */
+function occurrences(recording) {
   const bytes = readFileSync(recording.file);
   recording.bytes = bytes.length;
   let found = 0;

@@ -55,9 +55,6 @@ function captureClear(net: Net, device: string): Promise<Capture> {
   return net.capture('a', device, `ip and src host not ${TARGET} and host ${TARGET}`);
 }
 
-/** A try of the first a minute after it was lost, and what goes before. */
-const TEST_TIMEOUT_MS = 180_000;
-
 interface Scene {
   readonly net: Net;
   readonly first: Server;
@@ -100,36 +97,28 @@ async function carries(net: Net, client: Client, endpoint: string): Promise<bool
 }
 
 // Side by side: these tests do little but wait.
-test.concurrent(
-  'a server is killed under traffic: the next one takes over, and gives back',
-  () =>
-    afterTakeover(async ({ net, first, client }) => {
-      await first.start();
-      await eventually('the first again', 80_000, () => carries(net, client, FIRST));
-      expect((await statusOf(client)).addresses).toEqual(['192.168.1.2/24']);
-    }),
-  TEST_TIMEOUT_MS,
-);
+test.concurrent('a server is killed under traffic: the next one takes over, and gives back', () =>
+  afterTakeover(async ({ net, first, client }) => {
+    await first.start();
+    await eventually('the first again', 80_000, () => carries(net, client, FIRST));
+    expect((await statusOf(client)).addresses).toEqual(['192.168.1.2/24']);
+  }));
 
-test.concurrent(
-  'tries of a server that stays away do not disturb what the other one carries',
-  () =>
-    afterTakeover(async ({ net, client }) => {
-      const ping = ['-n', '-q', '-i', '0.1', '-w', '66', TARGET];
-      const report = await net.must('a', 'ping', ping, { timeoutMs: 75_000 });
-      const [, sent, received] = /(\d+) packets transmitted, (\d+)/.exec(report)!;
-      expect(Number(sent) - Number(received)).toBeLessThan(5);
-      expect(await carries(net, client, SECOND)).toBe(true);
-    }),
-  TEST_TIMEOUT_MS,
-);
+test.concurrent('tries of a server that stays away do not disturb what the other one carries', () =>
+  afterTakeover(async ({ net, client }) => {
+    const ping = ['-n', '-q', '-i', '0.1', '-w', '66', TARGET];
+    const report = await net.must('a', 'ping', ping, { timeoutMs: 75_000 });
+    const [, sent, received] = /(\d+) packets transmitted, (\d+)/.exec(report)!;
+    expect(Number(sent) - Number(received)).toBeLessThan(5);
+    expect(await carries(net, client, SECOND)).toBe(true);
+  }));
 
 test.concurrent('the first does not run when the client starts: the second is taken', async () => {
   await inNet(['server', 'a', 'other'], async (net) => {
     const { first, client } = await lay(net);
     await first.kill();
     client.begin(`${FIRST},${SECOND}`, '--timeout', '8');
-    await client.program?.says(/connected: 192\.168\.1\.3/, 12_000);
+    await client.program?.says(/connected: 192\.168\.1\.3/);
     expect(await net.reaches('a', '192.168.1.1')).toBe(true);
     await client.program?.stop();
     expect(net.difference('a')).toEqual([]);

@@ -242,7 +242,7 @@ test('no push of a hostile server changes the host, each is named, the session s
     await program.stop();
     expect(net.difference('a')).toEqual([]);
   });
-}, 180_000);
+});
 
 test('a lease with the addresses of the host, or around its server, cuts nothing off', async () => {
   await withServer(async ({ net, server, client, begin }) => {

@@ -14,7 +14,6 @@ import { Client, PORT, Server } from './vpn.ts';
 import { delay, eventually } from './waiting.ts';
 
 const TARGET = `${serverAddress(1)}:${PORT}`;
-const TEST_TIMEOUT_MS = 150_000;
 
 interface Scene {
   readonly net: Net;
@@ -83,65 +82,53 @@ async function settled({ net, server, client }: Scene): Promise<void> {
   expect(keysOf(client)).toHaveLength(1);
 }
 
-test.concurrent(
-  'the client is killed at any moment of it',
-  () =>
-    connected(async (scene) => {
-      const { client, server } = scene;
-      for (const [round, moment] of [0, 0, 5, 10, 20, 40].entries()) {
-        // A server that hears of it when the client is dead already, and one that answers.
-        const late = round % 2 === 0;
-        if (late) server.program?.signal('SIGSTOP');
-        const { done } = await rotateFor(client, moment);
-        await client.kill();
-        await done;
-        if (late) expect(isUnderWay(client)).toBe(true);
-        server.program?.signal('SIGCONT');
-        await client.connect(TARGET);
-        // What was begun is taken up again, and cut off again.
-        await client.program?.says(/connected:/);
-        await delay(moment);
-        await client.kill();
-        await client.connect(TARGET);
-        await client.program?.says(/connected:/);
-      }
-      await eventually('it is taken up again', 40_000, () => !isUnderWay(client));
-      await settled(scene);
-    }),
-  TEST_TIMEOUT_MS,
-);
+test.concurrent('the client is killed at any moment of it', () =>
+  connected(async (scene) => {
+    const { client, server } = scene;
+    for (const [round, moment] of [0, 0, 5, 10, 20, 40].entries()) {
+      // A server that hears of it when the client is dead already, and one that answers.
+      const late = round % 2 === 0;
+      if (late) server.program?.signal('SIGSTOP');
+      const { done } = await rotateFor(client, moment);
+      await client.kill();
+      await done;
+      if (late) expect(isUnderWay(client)).toBe(true);
+      server.program?.signal('SIGCONT');
+      await client.connect(TARGET);
+      // What was begun is taken up again, and cut off again.
+      await client.program?.says(/connected:/);
+      await delay(moment);
+      await client.kill();
+      await client.connect(TARGET);
+      await client.program?.says(/connected:/);
+    }
+    await eventually('it is taken up again', 40_000, () => !isUnderWay(client));
+    await settled(scene);
+  }));
 
-test.concurrent(
-  'the server is killed at any moment of it',
-  () =>
-    connected(async (scene) => {
-      const { net, server, client } = scene;
-      for (const moment of [0, 4, 12]) {
-        const { done } = await rotateFor(client, moment);
-        await server.kill();
-        await server.start();
-        await done;
-        await eventually('the tunnel carries', 40_000, () => net.reaches('a', '192.168.1.1'));
-      }
-      await settled(scene);
-    }),
-  TEST_TIMEOUT_MS,
-);
+test.concurrent('the server is killed at any moment of it', () =>
+  connected(async (scene) => {
+    const { net, server, client } = scene;
+    for (const moment of [0, 4, 12]) {
+      const { done } = await rotateFor(client, moment);
+      await server.kill();
+      await server.start();
+      await done;
+      await eventually('the tunnel carries', 40_000, () => net.reaches('a', '192.168.1.1'));
+    }
+    await settled(scene);
+  }));
 
-test.concurrent(
-  'both are killed',
-  () =>
-    connected(async (scene) => {
-      const { server, client } = scene;
-      for (const moment of [0, 4, 12]) {
-        const { done } = await rotateFor(client, moment);
-        await Promise.all([client.kill(), server.kill()]);
-        await done;
-        await server.start();
-        await client.connect(TARGET);
-        await client.program?.says(/connected:/);
-      }
-      await settled(scene);
-    }),
-  TEST_TIMEOUT_MS,
-);
+test.concurrent('both are killed', () =>
+  connected(async (scene) => {
+    const { server, client } = scene;
+    for (const moment of [0, 4, 12]) {
+      const { done } = await rotateFor(client, moment);
+      await Promise.all([client.kill(), server.kill()]);
+      await done;
+      await server.start();
+      await client.connect(TARGET);
+      await client.program?.says(/connected:/);
+    }
+    await settled(scene);
+  }));

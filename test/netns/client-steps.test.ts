@@ -100,57 +100,53 @@ AllowedIPs = 0.0.0.0/0, ::/0, 10.9.0.0/16
 test.each([
   ['a full tunnel under protection', ['--full', '--protect']],
   ['a namespace', ['--netns', `cvt-${process.pid}-steps`]],
-])(
-  'a client with %s, killed at every step, is cleaned up exactly',
-  async (_, flags) => {
-    await inNet(['server', 'a'], async (net) => {
-      layStar(net, ['a']);
-      const client = new Client(net, 'a');
-      const file = profile(net);
-      const steps = new Steps(net, client, [file, ...flags]);
-      const before = await settings(net);
-      const cleaned = async (when: string) => {
-        const { code, stdout, stderr } = await client.command('cleanup');
-        expect(code, stdout + stderr).toBe(0);
-        expect(net.difference('a'), when).toEqual([]);
-        expect(existsSync(`/run/netns/${flags[1]}`), when).toBe(false);
-        return JSON.parse(stdout) as { undone: string[] };
-      };
+])('a client with %s, killed at every step, is cleaned up exactly', async (_, flags) => {
+  await inNet(['server', 'a'], async (net) => {
+    layStar(net, ['a']);
+    const client = new Client(net, 'a');
+    const file = profile(net);
+    const steps = new Steps(net, client, [file, ...flags]);
+    const before = await settings(net);
+    const cleaned = async (when: string) => {
+      const { code, stdout, stderr } = await client.command('cleanup');
+      expect(code, stdout + stderr).toBe(0);
+      expect(net.difference('a'), when).toEqual([]);
+      expect(existsSync(`/run/netns/${flags[1]}`), when).toBe(false);
+      return JSON.parse(stdout) as { undone: string[] };
+    };
 
-      const planned = await client.command('connect', file, ...flags, '--plan');
-      expect(planned.code, planned.stdout).toBe(0);
-      expect(net.difference('a')).toEqual([]);
-      const { steps: plan } = JSON.parse(planned.stdout) as { steps: { command: string[] }[] };
+    const planned = await client.command('connect', file, ...flags, '--plan');
+    expect(planned.code, planned.stdout).toBe(0);
+    expect(net.difference('a')).toEqual([]);
+    const { steps: plan } = JSON.parse(planned.stdout) as { steps: { command: string[] }[] };
 
-      const whole = steps.start('never', 0);
-      await whole.says(/connected:/);
-      const count = steps.count;
-      expect(steps.commands).toEqual(expect.arrayContaining(plan.map((s) => s.command.join(' '))));
-      expect(plan.length).toBeGreaterThan(4);
-      expect(count).toBeLessThan(MOST_STEPS);
-      expect((await client.command('cleanup')).code).toBe(8);
-      await whole.kill();
-      expect((await cleaned('when connected')).undone.length).toBeGreaterThan(3);
-      expect((await cleaned('a second time')).undone).toEqual([]);
+    const whole = steps.start('never', 0);
+    await whole.says(/connected:/);
+    const count = steps.count;
+    expect(steps.commands).toEqual(expect.arrayContaining(plan.map((s) => s.command.join(' '))));
+    expect(plan.length).toBeGreaterThan(4);
+    expect(count).toBeLessThan(MOST_STEPS);
+    expect((await client.command('cleanup')).code).toBe(8);
+    await whole.kill();
+    expect((await cleaned('when connected')).undone.length).toBeGreaterThan(3);
+    expect((await cleaned('a second time')).undone).toEqual([]);
 
-      for (let step = 1; step <= count; step++) {
-        // Before its command a change is in the journal and not made, which is the same for all.
-        for (const when of step % 4 === 1 ? (['before', 'after'] as const) : (['after'] as const)) {
-          const { code } = await steps.start(when, step).end();
-          expect(code, `${when} step ${step}`).toBe(137);
-          await cleaned(`${when} step ${step} of ${count}`);
-        }
+    for (let step = 1; step <= count; step++) {
+      // Before its command a change is in the journal and not made, which is the same for all.
+      for (const when of step % 4 === 1 ? (['before', 'after'] as const) : (['after'] as const)) {
+        const { code } = await steps.start(when, step).end();
+        expect(code, `${when} step ${step}`).toBe(137);
+        await cleaned(`${when} step ${step} of ${count}`);
       }
+    }
 
-      const last = steps.start('never', 0);
-      await last.says(/connected:/);
-      expect((await last.stop()).code).toBe(143);
-      expect(net.difference('a')).toEqual([]);
-      expect(await settings(net)).toBe(before);
-    });
-  },
-  180_000,
-);
+    const last = steps.start('never', 0);
+    await last.says(/connected:/);
+    expect((await last.stop()).code).toBe(143);
+    expect(net.difference('a')).toEqual([]);
+    expect(await settings(net)).toBe(before);
+  });
+});
 
 test.each([
   ['is damaged', (journal: string) => writeFileSync(journal, '{damaged'), 1],

@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Capture } from './capture.ts';
 import { compareHostStates, type HostState, ownFiles, readHostState } from './host-state.ts';
-import { type Outcome, Program, type RunOptions } from './program.ts';
+import { type Outcome, PATIENCE_MS, Program, type RunOptions } from './program.ts';
 
 /** Every namespace is called `cvt-PID-N-HOST`: the pid tells whose it is. */
 const PREFIX = 'cvt-';
@@ -106,7 +106,7 @@ export class Net {
     options: RunOptions = {},
   ): Promise<Outcome> {
     const program = this.start(host, file, args, { input: '', ...options });
-    const outcome = await program.end(options.timeoutMs ?? 20_000);
+    const outcome = await program.end(options.timeoutMs ?? PATIENCE_MS);
     this.#programs.splice(this.#programs.indexOf(program), 1);
     return outcome;
   }

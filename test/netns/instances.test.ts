@@ -22,7 +22,7 @@ test('instances with their own --state and --run do not touch each other', async
     );
     await first.enrol(await one.invite('laptop', 1));
     second.begin(null, '--invite', invite.invite);
-    await second.program?.says(/10\.8\.0\.2/, 20_000);
+    await second.program?.says(/10\.8\.0\.2/);
     expect(await net.reaches('a', '192.168.1.1')).toBe(true);
     expect(await net.reaches('a', '10.8.0.1')).toBe(true);
     expect((await one.peer('laptop')).address).toBe('192.168.1.2');

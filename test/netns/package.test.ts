@@ -7,9 +7,7 @@ import { inNet } from './harness.ts';
 
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 
-test('the packed files build their addon and run in another folder', {
-  timeout: 300_000,
-}, async () => {
+test('the packed files build their addon and run in another folder', async () => {
   await inNet(['a'], async (net) => {
     const pack = ['--prefix', ROOT, 'pack', ROOT, '--ignore-scripts', '--pack-destination'];
     await net.must('a', 'npm', [...pack, net.directory], { timeoutMs: 60_000 });

@@ -12,11 +12,14 @@ export interface Outcome {
 
 export interface RunOptions {
   readonly input?: string;
-  /** The command is killed after so many ms (default 20,000) and the call throws. */
+  /** The command is killed after so many ms (default 60,000) and the call throws. */
   readonly timeoutMs?: number;
   /** Added to the environment. */
   readonly env?: Readonly<Record<string, string>>;
 }
+
+/** Longest wait for what comes within a second where nobody else computes. */
+export const PATIENCE_MS = 60_000;
 
 const SIGNAL_NUMBERS: Partial<Record<NodeJS.Signals, number>> = {
   SIGHUP: 1,
@@ -88,7 +91,7 @@ export class Program {
   }
 
   /** Waits for the end; throws when it does not come within `timeoutMs`. */
-  async end(timeoutMs = 20_000): Promise<Outcome> {
+  async end(timeoutMs = PATIENCE_MS): Promise<Outcome> {
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<never>((_, reject) => {
       timer = setTimeout(() => {
@@ -105,7 +108,7 @@ export class Program {
   }
 
   /** SIGTERM, then SIGKILL after `graceMs`; returns how it ended. */
-  async stop(graceMs = 5_000): Promise<Outcome> {
+  async stop(graceMs = 20_000): Promise<Outcome> {
     this.signal('SIGTERM');
     try {
       return await this.end(graceMs);
@@ -121,7 +124,7 @@ export class Program {
   }
 
   /** Waits until `pattern` matches the output of either stream. */
-  async says(pattern: RegExp, timeoutMs = 15_000): Promise<RegExpExecArray> {
+  async says(pattern: RegExp, timeoutMs = PATIENCE_MS): Promise<RegExpExecArray> {
     const probe = () => pattern.exec(this.stdout) ?? pattern.exec(this.stderr);
     const options = { every: 30, program: this };
     return eventually(`${this.command} says ${pattern}`, timeoutMs, probe, options);

@@ -122,7 +122,7 @@ test('a reload reaches connected clients at once and cuts no stream', async () =
     await eventually('a follows a signal', PROMPT_MS + 1_000, shows(a, '10.31.0.0/16', 1380));
     const again = await server.json<Reload>('reload');
     expect(again).toMatchObject({ changed: [], atNextStart: ['workers'] });
-    await stream.end(15_000);
+    await stream.end(60_000);
 
     // Settings of the server itself, too: relaying, where it is reached, an address by command.
     expect(await net.reaches('a', '192.168.1.3')).toBe(true);

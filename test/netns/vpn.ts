@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Net } from './harness.ts';
-import type { Outcome, Program, RunOptions } from './program.ts';
+import { type Outcome, PATIENCE_MS, type Program, type RunOptions } from './program.ts';
 import { serverAddress } from './topology.ts';
 import { eventually } from './waiting.ts';
 
@@ -87,7 +87,7 @@ export class Server {
     const program = this.#net.start(this.#host, ...commandLine('server', all));
     this.program = program;
     const answers = async () => (await this.command('status')).code === 0;
-    await eventually('vpn-server answers', 15_000, answers, { program });
+    await eventually('vpn-server answers', PATIENCE_MS, answers, { program });
     return this;
   }
 
@@ -174,7 +174,7 @@ export class Client {
   /** Waits until the client has its inner address and says it is connected. */
   async address(): Promise<string> {
     if (!this.program) throw new Error('the client was not started');
-    await this.program.says(/connected: /, 20_000);
+    await this.program.says(/connected: /);
     const address = this.device()?.address;
     if (!address) throw new Error(`connected without an address: ${this.program.report()}`);
     return address;
