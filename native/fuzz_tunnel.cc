@@ -92,7 +92,7 @@ Tunnel::Tunnel(Choices& choices)
   tables = made;
   shared.tables.publish(std::move(made));
   aead = make_aead(AeadKind::kOpenssl);
-  worker = std::make_unique<Worker>(shared, kTunFd, 0, make_aead(AeadKind::kOpenssl));
+  worker = std::make_unique<Worker>(shared, kTunFd, kTunFd, 0, make_aead(AeadKind::kOpenssl));
   kernel.watched[kTunFd] = kTunSource;
   kernel.idle = [this] { worker->stopping_ = true; };
   run();
