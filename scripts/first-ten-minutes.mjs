@@ -54,9 +54,7 @@ async function firstTenMinutes() {
   const cli = (name) => join(program, `dist/${name}/cli.js`);
 
   const { server, invite } = await step('vpn-server start', async () => {
-    // On a terminal it would say so without --json.
-    const args = [cli('server'), 'start', '--json', ...files('s')];
-    const daemon = net.start('server', process.execPath, args);
+    const daemon = net.start('server', process.execPath, [cli('server'), 'start', ...files('s')]);
     const found = await net.until('no invite', daemon, () => /culvert1_[\w-]+/.exec(daemon.output));
     return { server: daemon, invite: found[0] };
   });

@@ -6,6 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Option } from 'commander';
 import { VpnError } from '../shared/errors.ts';
 import { type CommandSpec, type Output, Program, type Surroundings } from '../shared/program.ts';
+import { printsToJournal } from '../shared/system/system-journal.ts';
 import type { InviteReply, PeersReply, ProfileReply } from './administration.ts';
 import { backupCommand, restoreCommand } from './backup-commands.ts';
 import { configCheckCommand, configShowCommand } from './configuration-commands.ts';
@@ -82,7 +83,7 @@ interface StartOptions extends PlaceOptions {
 function startCommand(surroundings: Surroundings): CommandSpec<StartOptions> {
   return {
     usage: 'start',
-    summary: 'run the server in the foreground; the first start on a terminal prints an invite',
+    summary: 'run the server in the foreground; the first start prints an invite',
     examples: [
       'vpn-server start',
       'vpn-server start --listen 6000 --endpoint vpn.example.org:6000',
@@ -124,14 +125,14 @@ function startCommand(surroundings: Surroundings): CommandSpec<StartOptions> {
             configuration: await readConfiguration({ ...place, configPath: file }, flags),
           };
         },
-        offersInvite: output.json || output.stdoutIsTerminal,
+        offersInvite: !printsToJournal(env),
         log,
         onReady: async ({ firstInvite, facts }) => {
           if (output.json) {
             output.print(JSON.stringify({ ...facts, invite: firstInvite?.invite ?? null }));
           } else if (firstInvite !== null) {
             output.talk('On the first client, paste:  vpn-client connect --invite INVITE');
-            await printInvite(output, firstInvite, { qr: true });
+            await printInvite(output, firstInvite, { qr: output.stdoutIsTerminal });
           }
         },
       });

@@ -54,7 +54,7 @@ export interface ServerOptions {
   /** For commands on the stopped server. */
   readonly settings: SavedSettings;
   readonly reread: LiveSettingsOptions['reread'];
-  /** Whether the first start makes an invite: only where it does not end up in a log. */
+  /** Whether the first start makes an invite: not where it would end up in the system's journal. */
   readonly offersInvite: boolean;
   readonly log: Logger;
 }

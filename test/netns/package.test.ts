@@ -25,8 +25,7 @@ test('the packed files build their addon and run in another folder', async () =>
     }
     const [state, run] = [join(folder, 'state'), join(folder, 'run')];
     const cli = join(folder, 'dist/server/cli.js');
-    const place = ['--state', state, '--run', run, '--endpoint', '10.77.1.1:6000'];
-    const args = ['start', '--json', ...place];
+    const args = ['start', '--state', state, '--run', run, '--endpoint', '10.77.1.1:6000'];
     const server = net.start('a', process.execPath, [cli, ...args]);
     await server.says(/culvert1_/);
     expect((await server.stop()).code).toBe(143);

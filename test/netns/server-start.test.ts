@@ -12,10 +12,13 @@ import { layStar } from './topology.ts';
 import { commandLine, Server } from './vpn.ts';
 import { eventually } from './waiting.ts';
 
-/** Runs a command on a terminal, and shows what comes out there. */
-const ON_TERMINAL = 'import pty, sys; pty.spawn(sys.argv[1:])';
+/** Runs a command as systemd runs one whose output goes into the journal. */
+const INTO_JOURNAL = `import os, sys
+out = os.fstat(1)
+os.environ['JOURNAL_STREAM'] = f'{out.st_dev}:{out.st_ino}'
+os.execv(sys.argv[1], sys.argv[1:])`;
 
-test('the first start shows its invite on a terminal and in JSON, and puts it in no log', async () => {
+test('the first start prints an invite, but not into the journal of systemd', async () => {
   await inNet(['server', 'a'], async (net) => {
     layStar(net, ['a']);
     const start = async (name: string, flags: string[], on: string[], says: RegExp) => {
@@ -29,10 +32,11 @@ test('the first start shows its invite on a terminal and in JSON, and puts it in
       await program.end();
       return program.stdout + program.stderr;
     };
+    await start('plain', [], [], /^culvert1_/m);
     await start('json', ['--json'], [], /"invite":"culvert1_/);
-    await start('terminal', [], ['python3', '-c', ON_TERMINAL], /culvert1_/);
-    const logged = await start('log', [], [], /`vpn-server invite NAME` lets a device in/);
-    expect(logged).not.toContain('culvert1_');
+    const hint = /`vpn-server invite NAME` lets a device in/;
+    const journal = await start('service', [], ['python3', '-c', INTO_JOURNAL], hint);
+    expect(journal).not.toContain('culvert1_');
   });
 });
 
