@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Frame } from './capture.ts';
 import { devicePair, layPair, pairConfigurations, vpnDevice, WgDevice } from './device.ts';
-import { Net } from './harness.ts';
+import { inNet, Net } from './harness.ts';
 import { eventually } from './waiting.ts';
 
 const AF41 = 0x88;
@@ -180,25 +180,27 @@ test('the data plane tells time by CLOCK_BOOTTIME, which counts time asleep', as
 });
 
 test('a host without IPv6 is served over IPv4 alone', async () => {
-  const text = await pairConfigurations(net, '10.77.1.2:51820');
-  const [node, args] = vpnDevice();
-  const poor = await new WgDevice(net, 'left', ['python3', [WITHOUT_IPV6, node, ...args]]).ready();
-  const other = await new WgDevice(net, 'right').ready();
-  const port = (conf: string, from: number) =>
-    conf.replaceAll('51820', String(from)).replace(`10.77.1.2:${from}`, '10.77.1.2:51831');
-  await left.program.stop();
-  await poor.wg('setconf', poor.file('conf', port(text.left, 51_830)));
-  await other.wg('setconf', other.file('conf', port(text.right, 51_831)));
-  await right.program.stop();
-  other.up('192.168.9.2/24', 'fd99::2/64');
-  await other.program.says(/link up/);
-  poor.up('192.168.9.1/24', 'fd99::1/64');
-  await eventually('ping', 5_000, () => net.reaches('left', '192.168.9.2'));
-  expect(await net.reaches('right', 'fd99::1')).toBe(true);
-  await poor.wg('set', 'peer', text.rightKey, 'endpoint', '[fd77::2]:51831');
-  expect(await net.reaches('left', '192.168.9.2')).toBe(false);
-  await poor.wg('set', 'peer', text.rightKey, 'endpoint', '10.77.1.2:51831');
-  expect(await net.reaches('left', '192.168.9.2')).toBe(true);
-  await poor.program.stop();
-  await other.program.stop();
+  await inNet(['left', 'right'], async (net) => {
+    layPair(net);
+    const text = await pairConfigurations(net, '10.77.1.2:51820');
+    const [node, args] = vpnDevice();
+    const poor = await new WgDevice(net, 'left', [
+      'python3',
+      [WITHOUT_IPV6, node, ...args],
+    ]).ready();
+    const other = await new WgDevice(net, 'right').ready();
+    await poor.wg('setconf', poor.file('conf', text.left));
+    await other.wg('setconf', other.file('conf', text.right));
+    other.up('192.168.9.2/24', 'fd99::2/64');
+    await other.program.says(/link up/);
+    poor.up('192.168.9.1/24', 'fd99::1/64');
+    await eventually('ping', 5_000, () => net.reaches('left', '192.168.9.2'));
+    expect(await net.reaches('right', 'fd99::1')).toBe(true);
+    await poor.wg('set', 'peer', text.rightKey, 'endpoint', '[fd77::2]:51820');
+    expect(await net.reaches('left', '192.168.9.2')).toBe(false);
+    await poor.wg('set', 'peer', text.rightKey, 'endpoint', '10.77.1.2:51820');
+    expect(await net.reaches('left', '192.168.9.2')).toBe(true);
+    await poor.program.stop();
+    await other.program.stop();
+  });
 });

@@ -132,5 +132,8 @@ describe('against wireguard-go', () => {
     expect(peer.cookie).toHaveLength(16);
     peer.skip();
     await peer.connect();
+    // Whatever comes next finds it at rest.
+    const atRest = () => peer.handshake({ cookie: null }, 500);
+    await eventually('no cookie is asked for any more', 10_000, atRest);
   });
 });
