@@ -63,8 +63,10 @@ export function ratio(results, ours, theirs, veth, scenario, figure) {
   return spread(ratios);
 }
 
-/** In place of a scenario's name: all of them, the most of each. Memory only. */
+/** In place of a scenario's name: the most of each of them. Memory only. */
 export const ANY_LOAD = 'any load';
+/** What is not a load. */
+const IDLE = ['idle', 'ping'];
 
 /**
  * A figure of one run. `serverMemoryMb` and `clientMemoryMb`: of one process while the scenario ran.
@@ -80,8 +82,8 @@ function figureOf(run, scenario, figure) {
 /** @param {Run} run @param {string} scenario @param {number} process */
 function memoryOf({ memoryMb }, scenario, process) {
   if (scenario !== ANY_LOAD) return memoryMb[scenario]?.[process] ?? null;
-  const { idle: _, ...loads } = memoryMb;
-  const most = Object.values(loads).flatMap((processes) => processes[process] ?? []);
+  const loads = Object.entries(memoryMb).filter(([name]) => !IDLE.includes(name));
+  const most = loads.flatMap(([, processes]) => processes[process] ?? []);
   return most.length > 0 ? Math.max(...most) : null;
 }
 
