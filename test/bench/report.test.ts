@@ -63,7 +63,12 @@ describe('ratios', () => {
 
 describe('memory under load', () => {
   it('is the most of one process over all scenarios, idle left out', () => {
-    const memoryMb = { idle: [90, 90, 90], ping: [80, 80, 80], up: [40, 30, 31], small: [60, 20, 21] };
+    const memoryMb = {
+      idle: [90, 90, 90],
+      ping: [80, 80, 80],
+      up: [40, 30, 31],
+      small: [60, 20, 21],
+    };
     const other = { idle: [10, 10, 10], up: [100, 50, 50], small: [240, 120, 120] };
     const all = results([
       { ...run(1, 'culvert', 1), memoryMb },
