@@ -30,15 +30,16 @@ const UNIT = 'vpn-client@.service';
 /** What an instance may be called: systemd gives other characters to `connect` in another form. */
 const NAMES = { profile: /^\w[\w.-]{0,47}$/, server: /^\w[\w.-]*:\d+$/ } as const;
 
-/** Where profiles and units are; tests bring another one. */
+/** Where profiles, units and this program are; tests bring another one. */
 export interface ServiceHost {
   readonly units: UnitHost;
   readonly profiles: string;
+  readonly paths: UnitPaths;
 }
 
 /** The host that this process runs on. */
 export function thisServiceHost(): ServiceHost {
-  return { units: thisUnitHost(), profiles: PROFILES };
+  return { units: thisUnitHost(), profiles: PROFILES, paths: ownPaths(import.meta.url) };
 }
 
 export function unitText(paths: UnitPaths): string {
@@ -59,7 +60,7 @@ export async function installService(
   text: string,
   place: Place,
   output: Output,
-  { units, profiles }: ServiceHost,
+  { units, profiles, paths }: ServiceHost,
 ): Promise<undefined> {
   const request = { text, invite: undefined, now: Math.floor(Date.now() / 1000) };
   const { tunnel, target, notes } = chooseTarget(request, new ProfileStore(place.stateDirectory));
@@ -77,7 +78,6 @@ export async function installService(
   for (const note of notes) output.warn(note);
   const profile = source === null ? null : join(profiles, `${name}.conf`);
   const copied = source !== null && profile !== null && copyProfile(source, profile);
-  const paths = ownPaths(import.meta.url);
   if (/^\/(var\/)?tmp\//.test(paths.program)) {
     output.warn(`the service cannot read ${paths.program}: install it in /opt`);
   }

@@ -56,9 +56,11 @@ const run = async (file: string, args: readonly string[]) => {
   if (args[0] === failing) throw new VpnError('COMMAND_FAILED', `systemctl ${failing}: no`);
   return { stdout: '', stderr: '' };
 };
-const host = (isBooted = true) => {
-  return { units: { folder: units(), isBooted, run }, profiles: join(folder, 'etc/clients') };
-};
+const host = (isBooted = true, program = '/opt/culvert/dist/client/cli.js') => ({
+  units: { folder: units(), isBooted, run },
+  profiles: join(folder, 'etc/clients'),
+  paths: { node: '/usr/bin/node', program },
+});
 const install = (text: string, on = host()) => installService(text, place(), output(), on);
 const uninstall = (text: string, on = host()) => uninstallService(text, output(), on);
 
@@ -220,4 +222,10 @@ test('where the server has the default directories for its user, the client has 
   });
   const named = { stateDirectory: '/s', runDirectory: '/r' };
   expect(findPlace({ state: '/s' }, { CULVERT_RUN: '/r' }, apart)).toEqual(named);
+});
+
+test('a program in a folder that the service cannot see is named', async () => {
+  await install(writeProfile('office.conf'), host(true, '/tmp/culvert/dist/client/cli.js'));
+  const why = 'the service cannot read /tmp/culvert/dist/client/cli.js: install it in /opt';
+  expect(said).toContain(`warning: ${why}`);
 });
