@@ -10,7 +10,7 @@ import { Journal, type UndoFailure } from '../shared/system/journal.ts';
 import type { Run } from '../shared/system/run.ts';
 import type { ConnectionState } from './connection.ts';
 import { SEALED_MARK } from './full-tunnel.ts';
-import { readNameServers } from './host-view.ts';
+import { OwnNameServers } from './host-view.ts';
 import { innerAddresses, type Network } from './lease.ts';
 import { Lockdowns } from './lockdown.ts';
 import { lookUpBeside } from './lookup-beside.ts';
@@ -57,15 +57,26 @@ export class HostSide {
     this.#mark = mark;
     const journal = new Journal(place.journalPath, run);
     this.journal = journal;
-    this.#setup = new NetworkSetup({ device, journal, traffic, mark, run, port: () => this.#port });
+    const port = (): number | null => this.#port;
+    const own = new OwnNameServers();
+    this.#setup = new NetworkSetup({ device, journal, traffic, mark, run, port, nameServers: own });
     const { protect, lan } = traffic;
     const lockdowns = traffic.lockdown ? new Lockdowns(place.stateDirectory) : null;
     this.#protection = protect ? new Protection({ device, journal, run, lan, lockdowns }) : null;
     const beside = lookUpBeside(
       (query, ask) => this.#setup.letOut(query, ask),
-      () => readNameServers().filter((one) => !this.#wish?.nameServers.includes(one)),
+      () => own.look(this.#tunnelsNameServers()),
     );
-    this.lookUp = (name) => (protect || this.#setup.isFull ? beside(name) : lookUp(name));
+    this.lookUp = (name) => {
+      if (protect || this.#setup.isFull) return beside(name);
+      if (this.#tunnelsNameServers().length === 0) return lookUp(name);
+      // The host may ask the tunnel's name servers for every name, and these be out of reach.
+      return firstOf([lookUp(name), beside(name)]);
+    };
+  }
+
+  #tunnelsNameServers(): readonly string[] {
+    return this.#wish?.nameServers ?? [];
   }
 
   /** Mark of our own datagrams; known after prepare(). */
@@ -189,5 +200,14 @@ export class HostSide {
     for (const { what, error } of failures) {
       this.#options.log.error({ err: error }, `could not undo: ${what}`);
     }
+  }
+}
+
+/** The first answer; when all fail, why the first of them did. */
+async function firstOf(lookUps: readonly ReturnType<LookUp>[]): ReturnType<LookUp> {
+  try {
+    return await Promise.any(lookUps);
+  } catch (error) {
+    throw (error as AggregateError).errors[0];
   }
 }

@@ -72,6 +72,27 @@ export async function readHostView(device: string, run: Run): Promise<HostView> 
   return { networks, gateways, nameServers: readNameServers() };
 }
 
+/**
+ * The host's own name servers, also while its resolver file names those of the tunnel: then they
+ * are the last ones it had of its own.
+ */
+export class OwnNameServers {
+  readonly #read: () => readonly string[];
+  #last: readonly string[];
+
+  constructor(read: () => readonly string[] = readNameServers) {
+    this.#read = read;
+    this.#last = read();
+  }
+
+  /** `tunnels`: name servers of the tunnel. */
+  look(tunnels: readonly string[]): readonly string[] {
+    const found = this.#read().filter((address) => !tunnels.includes(address));
+    if (found.length > 0) this.#last = found;
+    return this.#last;
+  }
+}
+
 /** Addresses in the host's resolver files, loopback left out. */
 export function readNameServers(files: readonly string[] = RESOLVER_FILES): string[] {
   const texts = files.map((file) => {

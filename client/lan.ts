@@ -29,14 +29,15 @@ export interface TunnelRanges {
   readonly wanted: readonly string[];
   /** Underlay addresses of servers. */
   readonly endpoints: readonly string[];
-  /** Name servers of the tunnel. */
-  readonly nameServers: readonly string[];
 }
 
 /** Which of the tunnel's ranges need a table of their own on this host. */
 export function findOverlap(tunnel: TunnelRanges, view: HostView): Overlap {
-  const own = tunnel.addresses.map(range);
-  const all = [...own, ...tunnel.routes.map(range), ...tunnel.wanted.map(range)];
+  const all = [
+    ...tunnel.addresses.map(range),
+    ...tunnel.routes.map(range),
+    ...tunnel.wanted.map(range),
+  ];
   const local = view.networks.map((network) => network.range);
   // A local network that is smaller than the range wins by itself, as it should.
   const takes = (r: Cidr, net: Cidr): boolean =>
@@ -46,11 +47,9 @@ export function findOverlap(tunnel: TunnelRanges, view: HostView): Overlap {
   const around = distinct(all.filter((r) => outer.some((address) => contains(r, address))));
   const ranges = distinct([...shared, ...around]);
   const inside = (address: string): boolean => ranges.some((r) => contains(r, range(address)));
-  // Once the tunnel is up, the host's resolver file has the tunnel's name servers.
-  const hostsOwn = view.nameServers.filter((address) => !tunnel.nameServers.includes(address));
   const reasons: [string, string][] = [
     ...view.gateways.map((g): [string, string] => [g.address, `the gateway of ${g.device}`]),
-    ...hostsOwn.map((a): [string, string] => [a, 'a name server of this host']),
+    ...view.nameServers.map((a): [string, string] => [a, 'a name server of this host']),
     ...tunnel.endpoints.map((a): [string, string] => [a, "the server's outer address"]),
   ];
   const kept = new Map(reasons.toReversed().filter(([address]) => inside(address)));
@@ -71,11 +70,14 @@ export function findOverlap(tunnel: TunnelRanges, view: HostView): Overlap {
     if (reason) clashes.push(`${address} inside the tunnel is not reached: it is ${reason}`);
   }
   for (const text of tunnel.addresses) {
+    const own = text.split('/')[0]!;
     const { family, address } = range(text);
     const twin = view.networks.find(
       (network) => network.range.family === family && network.range.address === address,
     );
-    if (twin) clashes.push(`${text.split('/')[0]} is this host's address on ${twin.device}, too`);
+    if (twin) clashes.push(`${own} is this host's address on ${twin.device}, too`);
+    const reason = kept.get(own);
+    if (reason) clashes.push(`${own} is not reached: it is ${reason}, and our own address`);
   }
   return {
     ranges: ranges.map(networkText),

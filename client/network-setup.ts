@@ -29,6 +29,7 @@ import {
   checksSourcesStrictly,
   forwards,
   type HostView,
+  OwnNameServers,
   readHostView,
   readTakenNumbers,
 } from './host-view.ts';
@@ -57,6 +58,7 @@ export interface SetupOptions {
   readonly mark: number;
   /** UDP port of our datagrams; null: not open yet. */
   readonly port: () => number | null;
+  readonly nameServers?: OwnNameServers;
   readonly run?: Run;
 }
 
@@ -89,10 +91,12 @@ export class NetworkSetup {
   /** Look-ups beside the tunnel that are under way, and what ends them. */
   readonly #lookUps = new Set<Promise<unknown>>();
   readonly #ends = new AbortController();
+  readonly #nameServers: OwnNameServers;
 
   constructor(options: SetupOptions) {
-    const { traffic, run: runner = run } = options;
+    const { traffic, run: runner = run, nameServers = new OwnNameServers() } = options;
     this.#options = options;
+    this.#nameServers = nameServers;
     this.#outside = runner;
     this.#inside = inNamespace(traffic.netns, runner);
   }
@@ -173,8 +177,8 @@ export class NetworkSetup {
   }
 
   /**
-   * Lets one query go past every protection, and beside a full tunnel, while `ask` runs; undo()
-   * ends it. Errors: COMMAND_FAILED, COMMAND_MISSING, NOT_RUNNING after undo(), those of `ask`.
+   * Lets one query go past every protection, and beside a full tunnel, while `ask` runs; where it
+   * may go anyway nothing is made. undo() ends it. Errors: COMMAND_FAILED, COMMAND_MISSING, NOT_RUNNING after undo(), those of `ask`.
    */
   async letOut<T>(query: OpenQuery, ask: (ends: AbortSignal) => Promise<T>): Promise<T> {
     const lookUp = this.#letOut(query, ask);
@@ -187,10 +191,11 @@ export class NetworkSetup {
   }
 
   async #letOut<T>(query: OpenQuery, ask: (ends: AbortSignal) => Promise<T>): Promise<T> {
-    const { device, journal } = this.#options;
+    const { device, journal, traffic } = this.#options;
     const { signal } = this.#ends;
     // Nobody would take away what is made from then on.
     signal.throwIfAborted();
+    if (!traffic.protect && !this.isFull) return ask(signal);
     const made: number[] = [];
     try {
       made.push(await journal.apply(queryMark(device, query)));
@@ -228,7 +233,8 @@ export class NetworkSetup {
     const { device, traffic } = this.#options;
     const { network } = wish;
     if (traffic.netns !== null) return namespaceChanges(device, traffic.netns, network);
-    const view = await readHostView(device, this.#outside);
+    const nameServers = this.#nameServers.look(wish.nameServers);
+    const view = { ...(await readHostView(device, this.#outside)), nameServers };
     this.#overlap = network.table === undefined ? overlapOf(wish, view) : NOTHING;
     const changes = [...this.#portChanges(), ...networkChanges(device, network, this.#overlap)];
     if (this.#overlap.ranges.length > 0) {
@@ -302,10 +308,10 @@ function hasIPv6(): boolean {
   return existsSync('/proc/net/if_inet6');
 }
 
-function overlapOf({ network, endpoints, nameServers }: Wish, view: HostView): Overlap {
+function overlapOf({ network, endpoints }: Wish, view: HostView): Overlap {
   const { addresses, routes, serverAddress } = network;
   const wanted = [...(serverAddress === null ? [] : [serverAddress]), ...(network.wanted ?? [])];
-  return findOverlap({ addresses, routes, wanted, endpoints, nameServers }, view);
+  return findOverlap({ addresses, routes, wanted, endpoints }, view);
 }
 
 /** Addresses and routes of the main table, or of the profile's. */

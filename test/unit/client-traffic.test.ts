@@ -2,7 +2,7 @@
 import { expect, test } from 'vitest';
 import { question, readAnswer } from '../../client/dns-message.ts';
 import { chooseNumbers, fullTunnelChanges, SEALED_MARK } from '../../client/full-tunnel.ts';
-import type { HostView } from '../../client/host-view.ts';
+import { type HostView, OwnNameServers } from '../../client/host-view.ts';
 import { findOverlap, overlapChanges } from '../../client/lan.ts';
 import { familiesOf } from '../../client/network-setup.ts';
 import { Protection } from '../../client/protection.ts';
@@ -83,12 +83,10 @@ const HOME: HostView = {
   nameServers: ['192.168.1.3', '9.9.9.9'],
 };
 
-const NONE = { nameServers: [] };
-
 test('an overlap keeps gateway, name servers and the way to the server local', () => {
   const tunnel = { addresses: ['192.168.1.50/24'], routes: ['10.0.0.0/8', '192.168.1.64/26'] };
   const found = findOverlap(
-    { ...tunnel, wanted: ['192.168.1.1'], endpoints: ['192.168.1.9', '198.51.100.1'], ...NONE },
+    { ...tunnel, wanted: ['192.168.1.1'], endpoints: ['192.168.1.9', '198.51.100.1'] },
     HOME,
   );
   expect(found.ranges).toEqual(['192.168.1.0/24']);
@@ -102,19 +100,27 @@ test('an overlap keeps gateway, name servers and the way to the server local', (
   expect(lines).toContain('ip -4 route add throw 192.168.1.1 table 52015');
 });
 
-test("the tunnel's name servers are in the tunnel, also when the host's resolver names them", () => {
-  const tunnel = { addresses: ['192.168.1.50/24'], routes: [], wanted: ['192.168.1.53'] };
-  const asking: HostView = { ...HOME, nameServers: ['192.168.1.53', '192.168.1.3'] };
-  const found = findOverlap({ ...tunnel, endpoints: [], nameServers: ['192.168.1.53'] }, asking);
-  expect(found.kept.toSorted()).toEqual(['192.168.1.1', '192.168.1.3']);
-  expect(found.clashes.join()).not.toContain('is not reached');
-  // A gateway is what the host lives on, whatever it is in the tunnel.
-  const router = { ...tunnel, endpoints: [], nameServers: ['192.168.1.1'] };
-  expect(findOverlap(router, HOME).kept).toContain('192.168.1.1');
+test("the host's own name servers are known also while its resolver names the tunnel's", () => {
+  let written = ['192.168.1.1', '192.168.1.3'];
+  const own = new OwnNameServers(() => written);
+  written = ['192.168.1.53'];
+  expect(own.look(['192.168.1.53'])).toEqual(['192.168.1.1', '192.168.1.3']);
+  // Another network, and the tunnel's again.
+  written = ['192.168.1.53', '10.0.0.53'];
+  expect(own.look(['192.168.1.53'])).toEqual(['10.0.0.53']);
+  written = ['192.168.1.53'];
+  expect(own.look(['192.168.1.53'])).toEqual(['10.0.0.53']);
+});
+
+test('what the host lives on and cannot reach any more is named', () => {
+  const tunnel = { addresses: ['192.168.1.3/24'], routes: [], wanted: [], endpoints: [] };
+  expect(findOverlap(tunnel, HOME).clashes).toContain(
+    '192.168.1.3 is not reached: it is a name server of this host, and our own address',
+  );
 });
 
 test('a tunnel wider than the local network needs nothing but its server', () => {
-  const tunnel = { addresses: ['192.168.7.2/16'], routes: [], endpoints: [], ...NONE };
+  const tunnel = { addresses: ['192.168.7.2/16'], routes: [], endpoints: [] };
   expect(findOverlap({ ...tunnel, wanted: ['192.168.0.1'] }, HOME).ranges).toEqual([]);
   expect(findOverlap({ ...tunnel, wanted: ['192.168.1.77'] }, HOME).ranges).toEqual([
     '192.168.1.77/32',
@@ -122,7 +128,7 @@ test('a tunnel wider than the local network needs nothing but its server', () =>
 });
 
 test('a tunnel around its own server leaves it outside, and smaller local networks', () => {
-  const tunnel = { addresses: ['192.168.7.2/16'], routes: ['0.0.0.0/1'], wanted: [], ...NONE };
+  const tunnel = { addresses: ['192.168.7.2/16'], routes: ['0.0.0.0/1'], wanted: [] };
   const outside = findOverlap({ ...tunnel, endpoints: ['198.51.100.1'] }, HOME);
   expect(outside.ranges).toEqual([]);
   const found = findOverlap({ ...tunnel, endpoints: ['192.168.9.9', '100.64.0.1'] }, HOME);

@@ -236,11 +236,11 @@ test('a host forwards when either family says so, and not inside a namespace for
   expect(forwards('programs', folder)).toBe(false);
 });
 
-function setupOn(host: FakeHost): NetworkSetup {
+function setupOn(host: FakeHost, protect = false): NetworkSetup {
   return new NetworkSetup({
     device: 'cvc0',
     journal: new Journal(path, host.run),
-    traffic: { full: 'no', lan: true, protect: false, lockdown: false, netns: null },
+    traffic: { full: 'no', lan: true, protect, lockdown: false, netns: null },
     mark: 0,
     port: () => null,
     run: host.run,
@@ -377,7 +377,7 @@ test('a program that may not be journalled is not run', async () => {
 
 test('the end of a look-up that nobody waits for any more leaves the next one its mark', async () => {
   const host = new FakeHost();
-  const setup = setupOn(host);
+  const setup = setupOn(host, true);
   let endFirst = (): void => {};
   const first = setup.letOut({ port: 1111, nameServers: ['9.9.9.9'] }, () => {
     return new Promise<void>((resolve) => {
@@ -395,7 +395,7 @@ test('the end of a look-up that nobody waits for any more leaves the next one it
 
 test('the end of a client ends its look-ups, and leaves nothing of them behind', async () => {
   const host = new FakeHost();
-  const setup = setupOn(host);
+  const setup = setupOn(host, true);
   const query = { port: 1111, nameServers: ['9.9.9.9'] };
   let begun = (): void => {};
   const asked = new Promise<void>((resolve) => {
@@ -424,7 +424,7 @@ test('the end of a client ends its look-ups, and leaves nothing of them behind',
 test('a look-up is marked, and goes beside a full tunnel, while it lasts', async () => {
   const host = new FakeHost();
   host.answer = (line) => (line.includes('-json') ? '[]' : '');
-  const setup = setupOn(host);
+  const setup = setupOn(host, true);
   const around = async (): Promise<string[]> => {
     await setup.letOut({ port: 40_000, nameServers: ['9.9.9.9'] }, async () => {
       host.ran.push('asked');
@@ -444,4 +444,11 @@ test('a look-up is marked, and goes beside a full tunnel, while it lasts', async
     'asked',
     ...[rule(6, 'del'), rule(4, 'del'), unmark],
   ]);
+});
+
+test('a look-up that may go beside the tunnel anyway needs no packet filter', async () => {
+  const host = new FakeHost();
+  const setup = setupOn(host);
+  await setup.letOut({ port: 1111, nameServers: ['9.9.9.9'] }, async () => {});
+  expect(host.ran).toEqual([]);
 });
