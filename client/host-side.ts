@@ -127,7 +127,7 @@ export class HostSide {
     return this.#setup.isFull;
   }
 
-  /** Makes the host look like `wish`. Errors: COMMAND_FAILED, COMMAND_MISSING, HOST_REFUSED. */
+  /** Makes the host look like `wish`. Errors: those of NetworkSetup.apply(), COMMAND_MISSING, HOST_REFUSED. */
   async apply(wish: Wish): Promise<void> {
     this.#wish = wish;
     const { nameServers } = wish;

@@ -87,9 +87,11 @@ export class OwnNameServers {
 
   /** `tunnels`: name servers of the tunnel. */
   look(tunnels: readonly string[]): readonly string[] {
-    const found = this.#read().filter((address) => !tunnels.includes(address));
+    const others = (address: string): boolean => !tunnels.includes(address);
+    const found = this.#read().filter(others);
     if (found.length > 0) this.#last = found;
-    return this.#last;
+    // One that both have is asked through the tunnel.
+    return this.#last.filter(others);
   }
 }
 

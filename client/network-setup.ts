@@ -136,8 +136,8 @@ export class NetworkSetup {
   }
 
   /**
-   * Makes the host look like `wish`. Errors: COMMAND_FAILED; what was done until then stays in
-   * the journal and is undone by undo().
+   * Makes the host look like `wish`. Errors: COMMAND_FAILED, NETWORK_CLASH; what was done until then
+   * stays in the journal and is undone by undo().
    */
   async apply(wish: Wish): Promise<void> {
     const { journal } = this.#options;
@@ -155,7 +155,7 @@ export class NetworkSetup {
     }
     for (const change of wanted) {
       if (this.#applied.has(change.what)) continue;
-      this.#applied.set(change.what, await journal.apply(change));
+      this.#applied.set(change.what, await journal.apply(change).catch(explain(change)));
     }
     const { carried, blocked } = familiesOf(wish.network, wish.full);
     this.#full = this.#options.traffic.netns === null ? [...carried, ...blocked] : [];
@@ -302,6 +302,17 @@ export function familiesOf(
   const silent: Family[] = full ? both : wanted.length > 0 ? [6] : [];
   const blocked = silent.filter((family) => !carried.includes(family));
   return { carried, blocked: blocked.filter((family) => family === 4 || hasIPv6()) };
+}
+
+/** Another tunnel may have the same network; the kernel's words do not say so. */
+function explain({ what }: HostChange): (error: unknown) => never {
+  return (error) => {
+    if (!commandFailure(error)?.stderr.includes('File exists')) throw error;
+    throw new VpnError('NETWORK_CLASH', `the ${what} is on this host already`, {
+      cause: error,
+      hint: 'Another tunnel or program has it: end that one (`vpn-client status`, `ip route`), or connect with --netns NAME.',
+    });
+  };
 }
 
 function hasIPv6(): boolean {

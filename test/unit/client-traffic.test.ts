@@ -105,6 +105,7 @@ test("the host's own name servers are known also while its resolver names the tu
   const own = new OwnNameServers(() => written);
   written = ['192.168.1.53'];
   expect(own.look(['192.168.1.53'])).toEqual(['192.168.1.1', '192.168.1.3']);
+  expect(own.look(['192.168.1.53', '192.168.1.3'])).toEqual(['192.168.1.1']);
   // Another network, and the tunnel's again.
   written = ['192.168.1.53', '10.0.0.53'];
   expect(own.look(['192.168.1.53'])).toEqual(['10.0.0.53']);

@@ -287,7 +287,7 @@ test('a network that fails half way is undone as far as it came', async () => {
     return '';
   };
   const setup = setupOn(host);
-  expect(await codeOf(setup.apply(wish()))).toBe('COMMAND_FAILED');
+  expect(await codeOf(setup.apply(wish()))).toBe('NETWORK_CLASH');
   host.ran.length = 0;
   await setup.undo();
   expect(host.ran).toEqual([
@@ -451,4 +451,17 @@ test('a look-up that may go beside the tunnel anyway needs no packet filter', as
   const setup = setupOn(host);
   await setup.letOut({ port: 1111, nameServers: ['9.9.9.9'] }, async () => {});
   expect(host.ran).toEqual([]);
+});
+
+test('a network that another tunnel of the host has is named, not only the words of the kernel', async () => {
+  const host = new FakeHost();
+  host.answer = (line) => {
+    if (/route add 192\.168\.1\.0/.test(line)) throw failed('RTNETLINK answers: File exists');
+    return '';
+  };
+  await expect(setupOn(host).apply(wish())).rejects.toMatchObject({
+    code: 'NETWORK_CLASH',
+    message: expect.stringMatching(/^the route 192\.168\.1\.0\/24 .* is on this host already$/),
+    hint: expect.stringContaining('vpn-client status'),
+  });
 });
