@@ -4,7 +4,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { inRoot, run, since } from './steps.mjs';
 
-/** @typedef {{name: string, work: () => Promise<{passed: number, failed: number, output: string}>}} Job */
+/** @typedef {{passed: number, failed: number, output: string, failures?: string[]}} Result */
+/** @typedef {{name: string, work: () => Promise<Result>}} Job */
+
+/** Lines of a failure's message that are said again at the end. */
+const MESSAGE_LINES = 4;
 
 /** A tool that passes or fails as a whole. */
 export function tool(name, file, args) {
@@ -30,7 +34,7 @@ export function vitest(project) {
       const counted = readReport(file);
       rmSync(folder, { recursive: true, force: true });
       const failed = Math.max(counted.failed, code === 0 ? 0 : 1);
-      return { passed: counted.passed, failed, output };
+      return { passed: counted.passed, failed, output, failures: counted.failures };
     },
   };
 }
@@ -57,10 +61,10 @@ export async function runJobs(jobs, atOnce) {
   const worker = async () => {
     for (let job = waiting.shift(); job; job = waiting.shift()) {
       const from = performance.now();
-      const { passed, failed, output } = await job.work();
+      const { passed, failed, output, failures = [] } = await job.work();
       total.passed += passed;
       total.failed += failed;
-      if (failed > 0) console.log(output.trimEnd());
+      if (failed > 0) console.log([output.trimEnd(), ...failures].join('\n'));
       const mark = failed > 0 ? 'FAILED' : 'ok';
       console.log(`${mark}: ${job.name}: ${passed} passed, ${failed} failed in ${since(from)}`);
     }
@@ -81,8 +85,16 @@ function readReport(file) {
     const broken = report.testResults.filter(
       (result) => result.status === 'failed' && result.assertionResults.length === 0,
     ).length;
-    return { passed: report.numPassedTests, failed: report.numFailedTests + broken };
+    const failures = report.testResults.flatMap((result) =>
+      result.assertionResults
+        .filter(({ status }) => status === 'failed')
+        .map(({ fullName, failureMessages }) => {
+          const message = failureMessages.join('\n').split('\n').slice(0, MESSAGE_LINES);
+          return [`FAILED: ${result.name}: ${fullName}`, ...message].join('\n    ');
+        }),
+    );
+    return { passed: report.numPassedTests, failed: report.numFailedTests + broken, failures };
   } catch {
-    return { passed: 0, failed: 1 };
+    return { passed: 0, failed: 1, failures: [] };
   }
 }

@@ -15,7 +15,7 @@ import { measure } from './measure.mjs';
 import { runMicro } from './micro/micro.mjs';
 import { HELP, parseOptions, UsageError } from './options.mjs';
 import { Processes } from './processes.mjs';
-import { ROOT } from './product.mjs';
+import { ROOT, requireBuilt } from './product.mjs';
 import { judge } from './targets.mjs';
 import { deleteStaleTopologies, deleteTopology } from './topology.mjs';
 import { fetchWireguardGo } from './tunnels/wireguard-go.mjs';
@@ -36,6 +36,8 @@ async function compare(argv) {
     return 0;
   }
   const processes = prepareHost();
+  // Said before minutes are spent on the others.
+  if (options.tunnels.some((tunnel) => tunnel.startsWith('culvert'))) requireBuilt();
   const began = Date.now();
   const wireguardGo = !options.tunnels.includes('wireguard-go')
     ? null

@@ -6,7 +6,7 @@
 import { existsSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { inNet, Net } from './harness.ts';
-import { compareHostStates, readHostState } from './host-state.ts';
+import { compareMachineStates, readHostState } from './host-state.ts';
 import { layStar } from './topology.ts';
 import { sendDatagrams, startEcho, startStream, talk, transfer } from './traffic.ts';
 
@@ -69,5 +69,39 @@ test('a failed test still removes its network, and shows what the programs said'
   });
   await expect(failing).rejects.toThrow(/it broke[\s\S]*last words/);
   expect(existsSync(directory)).toBe(false);
-  expect(compareHostStates(before, readHostState(null))).toEqual([]);
+  expect(compareMachineStates(before, readHostState(null))).toEqual([]);
+});
+
+test('a machine may change by itself; what a test leaves on it is seen all the same', () => {
+  const machine = [
+    'link: 1: lo: <LOOPBACK,UP>',
+    'link: 4: eth0: <BROADCAST,UP> mtu 1400',
+    'route: default via 10.0.0.1 dev eth0',
+    'sysctl: net.ipv4.conf.all.forwarding = 0',
+    'resolv.conf: nameserver 10.0.0.1',
+  ];
+  const without = (text: string) => machine.filter((line) => !line.includes(text));
+  const byItself = [
+    ...without('eth0').slice(0, 2),
+    'link: 4: eth0: <NO-CARRIER,BROADCAST,UP> mtu 1400',
+    'address: 4: eth0 inet 10.0.0.7/24 scope global eth0',
+    'route: default via 10.0.0.2 dev eth0',
+    'route6: default via fe80::1 dev eth0 proto ra',
+    'sysctl: net.ipv6.conf.eth0.accept_ra = 1',
+    'resolv.conf: nameserver 10.0.0.2',
+  ];
+  expect(compareMachineStates(machine, byItself)).toEqual([]);
+  for (const left of [
+    'link: 5: cvc1: <POINTOPOINT>',
+    'address: 5: cvc1 inet 192.168.1.2/24 scope global cvc1',
+    'route: 192.168.1.0/24 dev cvc1',
+    'rule: 100: from all fwmark 0x7 lookup 7',
+    'nft: table inet culvert {',
+    'sysctl: net.ipv4.conf.default.forwarding = 1',
+  ]) {
+    expect(compareMachineStates(machine, [...machine, left])).toEqual([`+ ${left}`]);
+  }
+  const written = 'resolv.conf: # Written by vpn-client\nnameserver 192.168.1.1';
+  expect(compareMachineStates(machine, [...without('resolv'), written])).toHaveLength(2);
+  expect(compareMachineStates(machine, without('forwarding'))).toHaveLength(1);
 });

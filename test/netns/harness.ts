@@ -7,7 +7,13 @@ import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Capture } from './capture.ts';
-import { compareHostStates, type HostState, ownFiles, readHostState } from './host-state.ts';
+import {
+  compareHostStates,
+  compareMachineStates,
+  type HostState,
+  ownFiles,
+  readHostState,
+} from './host-state.ts';
 import { type Outcome, PATIENCE_MS, Program, type RunOptions } from './program.ts';
 
 /** Every namespace is called `cvt-PID-N-HOST`: the pid tells whose it is. */
@@ -202,7 +208,8 @@ export class Net {
     } finally {
       this.discard();
     }
-    left.push(...compareHostStates(this.#outside, readHostState(null)).map((l) => `machine: ${l}`));
+    const changes = compareMachineStates(this.#outside, readHostState(null));
+    left.push(...changes.map((line) => `machine: ${line}`));
     if (left.length > 0) throw new Error(`the test left something behind:\n${left.join('\n')}`);
   }
 

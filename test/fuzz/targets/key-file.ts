@@ -39,18 +39,6 @@ function isCostly(file: Uint8Array): boolean {
   return body.length === BODY_BYTES && !refused && 2 ** log2N * r * p > 2 ** 9;
 }
 
-let folder: string | null = null;
-
-/** A folder of this process, made when first needed, gone when it ends. */
-function inFolder(name: string): string {
-  if (folder === null) {
-    const made = mkdtempSync(join(tmpdir(), 'culvert-fuzz-key-'));
-    process.once('exit', () => rmSync(made, { recursive: true, force: true }));
-    folder = made;
-  }
-  return join(folder, name);
-}
-
 export const keyFile: FuzzTarget = {
   name: 'key-file',
   seeds: [
@@ -64,20 +52,31 @@ export const keyFile: FuzzTarget = {
   words: [HEADER, KEY, '\n', '=', '==', 'A', '\u0001\u0001\u0001', '\u0014\u0010\u0004'],
   run(input) {
     const file = input[0] === BODY ? textOf(input.subarray(1)) : input;
-    const path = inFolder('key');
-    writeFileSync(path, file, { mode: 0o600 });
-    const passphrase = isCostly(file) ? undefined : PASSPHRASE;
-    const read = attempt(
-      Buffer.from(file).toString('latin1'),
-      ['KEY_MALFORMED', 'PASSPHRASE_WRONG', 'KEY_FILE_UNUSABLE'],
-      () => readKeyFile(path, passphrase),
-    );
-    if ('failure' in read) return [read.failure];
-    const key = read.value;
-    require(key.length === 32, 'key length');
-    const copy = inFolder('copy');
-    writeKeyFile(copy, key, { replace: true });
-    requireEqual(keyToBase64(readKeyFile(copy)), keyToBase64(key), 'written and read again');
-    return [Buffer.from(file).toString('latin1').startsWith(HEADER) ? 'opened' : 'plain'];
+    // Made and removed for every input: a process that is ended from outside runs no last words.
+    const folder = mkdtempSync(join(tmpdir(), 'culvert-fuzz-key-'));
+    try {
+      return readAndWrite(file, folder);
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
   },
 };
+
+/** What became of the file: a refusal, or how it was kept. */
+function readAndWrite(file: Uint8Array, folder: string): readonly string[] {
+  const path = join(folder, 'key');
+  writeFileSync(path, file, { mode: 0o600 });
+  const passphrase = isCostly(file) ? undefined : PASSPHRASE;
+  const read = attempt(
+    Buffer.from(file).toString('latin1'),
+    ['KEY_MALFORMED', 'PASSPHRASE_WRONG', 'KEY_FILE_UNUSABLE'],
+    () => readKeyFile(path, passphrase),
+  );
+  if ('failure' in read) return [read.failure];
+  const key = read.value;
+  require(key.length === 32, 'key length');
+  const copy = join(folder, 'copy');
+  writeKeyFile(copy, key, { replace: true });
+  requireEqual(keyToBase64(readKeyFile(copy)), keyToBase64(key), 'written and read again');
+  return [Buffer.from(file).toString('latin1').startsWith(HEADER) ? 'opened' : 'plain'];
+}
