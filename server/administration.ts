@@ -99,9 +99,20 @@ export interface OpenInviteFacts {
   readonly expires: string;
 }
 
+/** What an import keeps for a peer that has not come yet. */
+export interface ReservationFacts {
+  readonly name: string;
+  /** null: the next free one. */
+  readonly address: string | null;
+  /** Networks behind it. */
+  readonly networks: readonly string[];
+  readonly created: string;
+}
+
 export interface PeersReply {
   readonly peers: readonly PeerFacts[];
   readonly invites: readonly OpenInviteFacts[];
+  readonly reservations: readonly ReservationFacts[];
 }
 
 export class Administration {
@@ -162,17 +173,20 @@ export class Administration {
 
   peers(): PeersReply {
     const now = this.#now();
-    const open = this.#options.store
-      .invites()
-      .filter((invite) => invite.usedBy === null && invite.expires > now);
+    const { registry, store } = this.#options;
+    const open = store.invites().filter((invite) => invite.usedBy === null && invite.expires > now);
+    const waiting = store
+      .reservations()
+      .filter(({ name }) => registry.peerNamed(name) === undefined);
     return {
-      peers: [...this.#options.registry.peers()].map(({ record }) => this.#factsOf(record)),
+      peers: [...registry.peers()].map(({ record }) => this.#factsOf(record)),
       invites: open.map(({ name, address, created, expires }) => ({
         name,
         address,
         created: timeText(created),
         expires: timeText(expires),
       })),
+      reservations: waiting.map((known) => ({ ...known, created: timeText(known.created) })),
     };
   }
 

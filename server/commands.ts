@@ -195,7 +195,7 @@ const inviteCommand: CommandSpec<InviteOptions> = {
 
 const peersCommand: CommandSpec<PlaceOptions> = {
   usage: 'peers',
-  summary: 'list everybody who may connect, and the open invites',
+  summary: 'list everybody who may connect, the open invites, and what an import has reserved',
   examples: ['vpn-server peers', 'vpn-server peers --json'],
   options: [CONFIG, STATE, RUN],
   run: async ({ options, output, env }) => {

@@ -2,7 +2,7 @@
 import type { PeerFacts, PeersReply } from './administration.ts';
 import type { StatusReply } from './status.ts';
 
-export function peersText({ peers, invites }: PeersReply): string {
+export function peersText({ peers, invites, reservations }: PeersReply): string {
   const rows = [
     ['NAME', 'ADDRESS', 'FROM', 'LAST SEEN', 'PUBLIC KEY', 'NOTES'],
     ...peers.map((p) => [
@@ -19,8 +19,14 @@ export function peersText({ peers, invites }: PeersReply): string {
     address ?? '-',
     `invite open until ${expires}`,
   ]);
+  const waiting = reservations.map(({ name, address, networks }) => [
+    name,
+    address ?? '-',
+    ['reserved by an import, has not come yet', ...networksText(networks)].join('; '),
+  ]);
   const people = peers.length === 0 ? 'no peers yet' : table(rows);
-  return open.length === 0 ? people : `${people}\n\n${table(open)}`;
+  const tables = [open, waiting].filter((found) => found.length > 0);
+  return [people, ...tables.map(table)].join('\n\n');
 }
 
 function notesText({ suspended, expires, group, networks }: PeerFacts): string {
@@ -28,8 +34,12 @@ function notesText({ suspended, expires, group, networks }: PeerFacts): string {
     ...(suspended ? ['suspended'] : []),
     ...(expires === null ? [] : [`until ${expires}`]),
     ...(group === null ? [] : [`group ${group}`]),
-    ...(networks.length === 0 ? [] : [`networks ${networks.join(',')}`]),
+    ...networksText(networks),
   ].join('; ');
+}
+
+function networksText(networks: readonly string[]): string[] {
+  return networks.length === 0 ? [] : [`networks ${networks.join(',')}`];
 }
 
 export function statusText(status: StatusReply): string {

@@ -4,9 +4,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { keyToBase64 } from '../../keys/keypair.ts';
+import { Administration } from '../../server/administration.ts';
+import { resolveConfiguration } from '../../server/configuration.ts';
 import { importPeople } from '../../server/import.ts';
 import { readImport } from '../../server/import-file.ts';
-import { Harness } from './server-harness.ts';
+import { peersText } from '../../server/report.ts';
+import { Harness, SERVER_KEY } from './server-harness.ts';
 import { codeOf, key } from './store-suite.ts';
 
 let folder: string;
@@ -24,6 +27,19 @@ function file(name: string, text: string): string {
   writeFileSync(join(folder, name), text);
   return join(folder, name);
 }
+
+/** What `vpn-server peers` lists. */
+const everybody = () => {
+  const unused = { outwardAddress: async () => null, overlappingLinks: async () => [] };
+  const configuration = resolveConfiguration({ flags: {}, environment: {}, file: null });
+  const { registry, store, now } = h;
+  const here = { registry, store, publicKey: SERVER_KEY, configuration, now: () => now };
+  return new Administration({ ...here, ...unused }).peers();
+};
+const listed = () => {
+  const { reservations } = everybody();
+  return reservations.map((r) => `${r.name} ${r.address ?? '-'} ${r.networks.join()}`);
+};
 
 const K = (byte: number) => keyToBase64(key(byte));
 const WG0 = `[Interface]
@@ -154,6 +170,10 @@ describe('OpenVPN', () => {
     expect(reply.reservations.map((r) => r.name)).toEqual(['laptop', 'phone']);
     expect(reply.notes).toEqual(['phone: fd00::2 is left out, the tunnel has no IPv6 network']);
     h.restart();
+    expect(listed()).toEqual([
+      ...['laptop 192.168.1.2 ', 'office 192.168.1.20 10.20.0.0/16'],
+      ...['phone 192.168.1.30 ', 'shared - 10.40.0.0/16'],
+    ]);
     // Nobody else gets them.
     expect(h.profile(1, 'x')).toBe('192.168.1.3');
     h.invite(50, 'office');
@@ -161,6 +181,9 @@ describe('OpenVPN', () => {
     expect(h.lease(2)).toEqual({ type: 'leased', address: '192.168.1.20' });
     expect(h.specOf(key(2))?.allowedIps).toEqual(['192.168.1.20/32', '10.20.0.0/16']);
     expect(h.profile(3, 'laptop')).toBe('192.168.1.2');
+    h.registry.revoke('shared', h.now);
+    expect(listed()).toEqual(['phone 192.168.1.30 ']);
+    expect(peersText(everybody())).toMatch(/\n\nphone {2}192\.168\.1\.30 {2}reserved by an import/);
   });
 
   it.each([
