@@ -2,12 +2,12 @@
 import { existsSync, rmSync } from 'node:fs';
 import { ExitCode, VpnError } from '../shared/errors.ts';
 import type { Output } from '../shared/program.ts';
-import { acquireInstanceLock } from '../shared/system/instance-lock.ts';
+import { acquireInstanceLock, type InstanceLock } from '../shared/system/instance-lock.ts';
 import { Journal } from '../shared/system/journal.ts';
 import { isServed } from '../shared/system/local-socket.ts';
 import { requireNetAdmin } from '../shared/system/require-tun.ts';
 import { type Run, run } from '../shared/system/run.ts';
-import { removeDeadSockets } from '../shared/uapi/socket.ts';
+import { deadSocketText, removeDeadSockets } from '../shared/uapi/socket.ts';
 import { RESOLV_CONF } from './dns.ts';
 import { findLeftovers, isResolverFileLeft } from './leftovers.ts';
 import { readLockdowns, warnOfMissing } from './lockdown.ts';
@@ -32,8 +32,8 @@ interface Cleanup {
 /**
  * Undoes the journals of the clients of a run directory that are gone, newest change first,
  * removes their sockets, and what is left on this host of clients without a journal. Exit code 1
- * when something stays. Errors: ALREADY_RUNNING when there is nothing but what clients that run
- * have changed, or another cleanup runs, NO_NET_ADMIN.
+ * when something stays. Errors: ALREADY_RUNNING when there is nothing but clients that run, or
+ * another cleanup is at work, NO_NET_ADMIN.
  */
 export async function cleanUp(
   place: Place,
@@ -42,17 +42,14 @@ export async function cleanUp(
   { run: runner = run, resolvConf = RESOLV_CONF }: { run?: Run; resolvConf?: string } = {},
 ): Promise<ExitCode> {
   requireNetAdmin();
-  // Two that undo the same journal would each take what the other has done for a failure.
-  const lock = existsSync(place.runDirectory)
-    ? acquireInstanceLock(place.runDirectory, 'cleanup')
-    : null;
+  const lock = existsSync(place.runDirectory) ? lockAgainstAnother(place.runDirectory) : null;
   try {
     const running = await runningTunnels(place);
     const cleanup = { place, output, run: runner, running };
     const outcome: Outcome = { undone: [], failed: [] };
     await undoJournals(cleanup, outcome);
-    const sockets = [...removeSockets(cleanup), ...(await removeDeadSockets())];
-    outcome.undone.push(...sockets.map((path) => `socket ${path}`));
+    outcome.undone.push(...removeSockets(cleanup).map((path) => `socket ${path}`));
+    outcome.undone.push(...(await removeDeadSockets()).map(deadSocketText));
     await removeLeftovers(cleanup, outcome);
     if (await isResolverFileLeft(runner, resolvConf)) {
       outcome.failed.push(`file ${resolvConf}`);
@@ -67,6 +64,22 @@ export async function cleanUp(
     return outcome.failed.length === 0 ? ExitCode.ok : ExitCode.other;
   } finally {
     lock?.release();
+  }
+}
+
+/**
+ * Two that undo the same journal would each take what the other has done for a failure. Errors:
+ * ALREADY_RUNNING, STATE_UNUSABLE, LOCK_FAILED.
+ */
+function lockAgainstAnother(directory: string): InstanceLock {
+  try {
+    return acquireInstanceLock(directory, 'cleanup');
+  } catch (error) {
+    if (!(error instanceof VpnError) || error.code !== 'ALREADY_RUNNING') throw error;
+    throw new VpnError('ALREADY_RUNNING', error.message, {
+      cause: error,
+      hint: 'Wait until it has ended; what is left then, `vpn-client cleanup` undoes.',
+    });
   }
 }
 
@@ -122,15 +135,15 @@ async function removeLeftovers(cleanup: Cleanup, { undone, failed }: Outcome): P
 }
 
 /** Errors: ALREADY_RUNNING. */
-function report({ place, output, running }: Cleanup, { undone, failed }: Outcome): void {
-  const busy = tunnelsWithJournal(place).filter((tunnel) => running.includes(tunnel));
+function report({ output, running }: Cleanup, { undone, failed }: Outcome): void {
   const nothing = undone.length + failed.length === 0;
-  if (nothing && busy.length > 0) {
-    throw new VpnError('ALREADY_RUNNING', `the client of ${busy[0]} is running`, {
-      hint: `Run \`vpn-client disconnect ${busy[0]}\`: it undoes its changes itself.`,
+  if (nothing && running.length > 0) {
+    // Also one whose journal somebody has removed: it knows by itself what it has changed.
+    throw new VpnError('ALREADY_RUNNING', `the client of ${running[0]} is running`, {
+      hint: `Run \`vpn-client disconnect ${running[0]}\`: it undoes its changes itself.`,
     });
   }
-  for (const tunnel of busy) output.talk(`left alone: the client of ${tunnel} is running`);
+  for (const tunnel of running) output.talk(`left alone: the client of ${tunnel} is running`);
   const text = undone.map((what) => `undone: ${what}`).join('\n');
   output.facts({ undone, failed }, text || (nothing ? 'nothing to undo' : 'undone: nothing'));
 }

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { VpnError } from '../shared/errors.ts';
 import { acquireInstanceLock } from '../shared/system/instance-lock.ts';
 import { Journal } from '../shared/system/journal.ts';
-import { removeDeadSockets } from '../shared/uapi/socket.ts';
+import { deadSocketText, removeDeadSockets } from '../shared/uapi/socket.ts';
 
 export interface CleanupReply {
   /** What was taken back, newest first. */
@@ -26,7 +26,7 @@ export async function cleanUp(stateDirectory: string, runDirectory: string): Pro
   try {
     const { undone } = await undoJournal(journalPath(runDirectory));
     const sockets = await removeDeadSockets();
-    return { undone: [...undone, ...sockets.map((path) => `socket ${path}`)] };
+    return { undone: [...undone, ...sockets.map(deadSocketText)] };
   } finally {
     lock?.release();
   }

@@ -57,7 +57,7 @@ export function acquireInstanceLock(directory: string, program: string): Instanc
       const owner = readFileSync(path, 'utf8').trim();
       throw new VpnError(
         'ALREADY_RUNNING',
-        `another program${owner === '' ? '' : ` (${owner})`} is running on ${directory}`,
+        `another ${program}${owner === '' ? '' : ` (${owner})`} is running on ${directory}`,
       );
     }
     const cause = result.error ?? new Error(result.stderr.toString().trim());

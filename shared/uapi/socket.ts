@@ -6,7 +6,7 @@
 import { linkSync, lstatSync, readdirSync, unlinkSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { constants } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import type { PrivateKey } from '../../keys/keypair.ts';
 import type { PeerId } from '../dataplane.ts';
@@ -209,7 +209,8 @@ const OUR_SOCKET = /^cv[cs][0-9a-f]{6}\.sock$/;
 
 /**
  * Removes sockets in the folder of `wg` that programs of ours have left behind when they were
- * killed. Result: their paths. Never rejects.
+ * killed: those of every installation of this host, as the folder is one for all, and where nobody
+ * answers nobody loses anything. Result: their paths. Never rejects.
  */
 export async function removeDeadSockets(directory = SOCKET_DIRECTORY): Promise<string[]> {
   const removed: string[] = [];
@@ -225,6 +226,12 @@ export async function removeDeadSockets(directory = SOCKET_DIRECTORY): Promise<s
     }
   }
   return removed;
+}
+
+/** For people, of a path that removeDeadSockets() gave: any of this host's, as nobody answers on it. */
+export function deadSocketText(path: string): string {
+  const program = basename(path).startsWith('cvs') ? 'server' : 'client';
+  return `socket ${path}, of a ${program} that is gone`;
 }
 
 /** Empty for a folder that is not there, or not for us to read, as for the user of a service. */

@@ -193,6 +193,12 @@ asRoot(
       expect(said[0]).toMatch(/left alone: the client of a/);
       expect(new Journal(other.journalPath).pending).toHaveLength(1);
       await expect(clean()).rejects.toMatchObject({ code: 'ALREADY_RUNNING' });
+      // Somebody has removed it: there is something to undo all the same, by the client alone.
+      rmSync(other.journalPath);
+      await expect(clean()).rejects.toMatchObject({
+        message: 'the client of a is running',
+        hint: expect.stringContaining('vpn-client disconnect a'),
+      });
       host.tables.set('culvert-protect-cvc1', ['outgoing']);
       expect([await clean(), host.tables.size]).toEqual([0, 0]);
     } finally {
@@ -223,7 +229,11 @@ asRoot('the sockets of clients that are gone go, those of others stay', async ()
 asRoot('two at once do not undo the same journal', async () => {
   const { place, clean, resolver } = setUp();
   const other = acquireInstanceLock(place.runDirectory, 'cleanup');
-  await expect(clean()).rejects.toMatchObject({ code: 'ALREADY_RUNNING' });
+  await expect(clean()).rejects.toMatchObject({
+    code: 'ALREADY_RUNNING',
+    message: `another cleanup (pid ${process.pid}) is running on ${place.runDirectory}`,
+    hint: expect.stringMatching(/^Wait until it has ended/),
+  });
   expect(resolver()).toBe('ours');
   other.release();
   expect([await clean(), resolver()]).toEqual([0, 'as before']);

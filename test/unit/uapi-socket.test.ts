@@ -20,6 +20,7 @@ import type { Engine } from '../../shared/session/engine.ts';
 import type { DeviceView } from '../../shared/uapi/reply.ts';
 import type { DeviceChange } from '../../shared/uapi/request.ts';
 import {
+  deadSocketText,
   offerWireguardSocket,
   removeDeadSockets,
   serveWireguardSocket,
@@ -227,6 +228,8 @@ test('what a killed program of ours left is removed, and nothing else', async ()
   const living = createServer().listen(join(directory, 'cvs01ab9f.sock'));
   await new Promise((resolve) => living.once('listening', resolve));
   expect(await removeDeadSockets(directory)).toEqual([ours]);
+  expect(deadSocketText(ours)).toBe(`socket ${ours}, of a client that is gone`);
+  expect(deadSocketText('/x/cvs01ab9f.sock')).toMatch(/, of a server that is gone$/);
   expect(readdirSync(directory).sort()).toEqual(['cvs01ab9f.sock', 'wg0.sock']);
   expect(existsSync(foreign)).toBe(true);
   living.close();
