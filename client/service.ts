@@ -81,13 +81,14 @@ export async function installService(
   if (/^\/(var\/)?tmp\//.test(paths.program)) {
     output.warn(`the service cannot read ${paths.program}: install it in /opt`);
   }
-  const done = [
-    ...(copied ? [`written: ${profile} (mode 0600)`] : []),
-    ...(await installUnit(units, unit, unitText(paths))),
-  ];
+  const { done, outdated } = await installUnit(units, unit, unitText(paths));
   output.facts(
-    { unit: unit.instance, profile, started: units.isBooted },
-    [...done, `to undo: vpn-client service uninstall ${name}`].join('\n'),
+    { unit: unit.instance, profile, started: units.isBooted, restartNeeded: outdated },
+    [
+      ...(copied ? [`written: ${profile} (mode 0600)`] : []),
+      ...done,
+      `to undo: vpn-client service uninstall ${name}`,
+    ].join('\n'),
   );
 }
 

@@ -65,9 +65,9 @@ const install: CommandSpec<PlaceOptions> = {
     if (!host.isBooted) warnOfClients(output);
     const moved = host.isBooted ? await moveClientFiles(findPlace({}, {})) : [];
     for (const line of moved) output.talk(line);
-    const done = await installUnit(host, UNIT, text);
+    const { done, outdated } = await installUnit(host, UNIT, text);
     output.facts(
-      { unit: NAME, started: host.isBooted },
+      { unit: NAME, started: host.isBooted, restartNeeded: outdated },
       [...done, 'to undo: vpn-server service uninstall'].join('\n'),
     );
     return undefined;

@@ -15,7 +15,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { VpnError } from '../errors.ts';
 import { makeDirectory } from './make-directory.ts';
-import { type Run, run } from './run.ts';
+import { commandFailure, type Run, run } from './run.ts';
 
 export interface UnitPaths {
   /** Of node and of cli.js. */
@@ -75,17 +75,27 @@ export interface UnitInstance {
   readonly instance: string;
 }
 
+export interface InstalledUnit {
+  /** What was done, one line each. */
+  readonly done: string[];
+  /** Instances that run as an earlier unit says, until they are restarted. */
+  readonly outdated: readonly string[];
+}
+
 /**
  * Puts the unit in place, enables and starts its instance; without systemd it is only put in place.
- * Result: what was done, one line each. Errors: HOST_REFUSED, COMMAND_MISSING, COMMAND_FAILED.
+ * What runs already goes on. Errors: HOST_REFUSED, COMMAND_MISSING, COMMAND_FAILED.
  */
 export async function installUnit(
   host: UnitHost,
-  { name, instance }: UnitInstance,
+  unit: UnitInstance,
   text: string,
-): Promise<string[]> {
+): Promise<InstalledUnit> {
+  const { name, instance } = unit;
   const path = join(host.folder, name);
+  let isNew: boolean;
   try {
+    isNew = !existsSync(path) || readFileSync(path, 'utf8') !== text;
     const fresh = `${path}.new`;
     makeDirectory(host.folder, 0o755);
     writeFileSync(fresh, text);
@@ -98,7 +108,8 @@ export async function installUnit(
   }
   const written = `written: ${path}`;
   const later = `not enabled, because systemd does not run here: \`systemctl enable ${instance}\``;
-  if (!host.isBooted) return [written, later];
+  if (!host.isBooted) return { done: [written, later], outdated: [] };
+  const running = await activeOf(host, unit);
   await systemctl(host, 'daemon-reload');
   await systemctl(host, 'enable', instance);
   try {
@@ -108,7 +119,27 @@ export async function installUnit(
     const hint = `\`journalctl -u ${instance}\` says why; it stays enabled.`;
     throw new VpnError(cause.code, cause.message, { cause, hint });
   }
-  return [written, `enabled and started: ${instance}`];
+  const runs = running.includes(instance);
+  const outdated = isNew ? running : [];
+  const restart = `restart needed: \`systemctl restart ${outdated.join(' ')}\`; until then the former unit is in force`;
+  const did = runs ? 'enabled, and running already' : 'enabled and started';
+  const notes = outdated.length === 0 ? [] : [restart];
+  return { done: [written, `${did}: ${instance}`, ...notes], outdated };
+}
+
+/** What is up of a unit, of that which is enabled and of the instance. */
+async function activeOf(host: UnitHost, { name, instance }: UnitInstance): Promise<string[]> {
+  const active: string[] = [];
+  for (const each of new Set([...enabled(host, name), instance])) {
+    try {
+      await systemctl(host, 'is-active', '--quiet', each);
+      active.push(each);
+    } catch (error) {
+      // By its exit code it says that the unit is down.
+      if (commandFailure(error) === null) throw error;
+    }
+  }
+  return active;
 }
 
 /**

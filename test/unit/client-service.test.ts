@@ -28,9 +28,10 @@ let said: string[];
 let calls: string[];
 /** An argument of a call that fails. */
 let failing: string;
+let active: Set<string>;
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), `culvert-service-${process.pid}-`));
-  [said, calls, failing] = [[], [], 'none'];
+  [said, calls, failing, active] = [[], [], 'none', new Set()];
 });
 afterEach(() => rmSync(folder, { recursive: true }));
 
@@ -46,6 +47,10 @@ const output = () => {
 
 /** systemctl as far as it makes and removes links. */
 const run = async (file: string, args: readonly string[]) => {
+  if (args[0] === 'is-active') {
+    if (active.has(args.at(-1)!)) return { stdout: '', stderr: '' };
+    throw new VpnError('COMMAND_FAILED', 'systemctl is-active: 3', { cause: { exitCode: 3 } });
+  }
   calls.push([file, ...args].join(' '));
   const link = wants(args.at(-1)!);
   if (args[0] === 'enable') {
@@ -53,6 +58,7 @@ const run = async (file: string, args: readonly string[]) => {
     writeFileSync(link, '');
   }
   if (args[0] === 'disable') rmSync(link);
+  if (args[0] === 'start') active.add(args.at(-1)!);
   if (args[0] === failing) throw new VpnError('COMMAND_FAILED', `systemctl ${failing}: no`);
   return { stdout: '', stderr: '' };
 };
@@ -116,6 +122,29 @@ test('a profile is copied for root alone, enabled and started, and all but it is
     `kept: ${installed('office')}, which has its key`,
   ]);
   expect(existsSync(installed('office'))).toBe(true);
+});
+
+test('who runs already is not restarted, and is named when the unit is another one now', async () => {
+  const [office, home] = ['vpn-client@office.service', 'vpn-client@home.service'];
+  const moved = host(true, '/opt/other/cli.js');
+  const file = writeProfile('office.conf');
+  await install(file);
+  said = [];
+  await install(file);
+  expect(said).toContain(`enabled, and running already: ${office}`);
+  expect(said.join('\n')).not.toMatch(/restart/);
+  said = [];
+  await install(writeProfile('home.conf'));
+  expect(said.join('\n')).not.toMatch(/running|restart/);
+  await install(file, moved);
+  const way = `\`systemctl restart ${home} ${office}\``;
+  const needed = `restart needed: ${way}; until then the former unit is in force`;
+  expect(said).toContain(needed);
+  // Another instance is new, but the unit is for all of them.
+  said = [];
+  await install(writeProfile('third.conf'));
+  expect(said).toContain(needed);
+  expect(calls.filter((call) => call.includes('restart'))).toEqual([]);
 });
 
 test('without systemd files are put in place, and that is said', async () => {
