@@ -9,7 +9,7 @@ import { requireNetAdmin } from '../shared/system/require-tun.ts';
 import { type Run, run } from '../shared/system/run.ts';
 import { deadSocketText, removeDeadSockets } from '../shared/uapi/socket.ts';
 import { RESOLV_CONF } from './dns.ts';
-import { findLeftovers, isResolverFileLeft } from './leftovers.ts';
+import { findLeftovers, isResolverFileLeft, resolverFileText } from './leftovers.ts';
 import { readLockdowns, warnOfMissing } from './lockdown.ts';
 import { endLockdowns } from './lockdown-commands.ts';
 import { type Place, placeOfTunnel, tunnelsWithJournal, tunnelsWithSocket } from './place.ts';
@@ -53,9 +53,8 @@ export async function cleanUp(
     await removeLeftovers(cleanup, outcome);
     if (await isResolverFileLeft(runner, resolvConf)) {
       outcome.failed.push(`file ${resolvConf}`);
-      output.warn(
-        `${resolvConf} still is that of a tunnel that is gone, and no journal in ${place.runDirectory} tells what was there: put back what this host had, a link or \`nameserver ADDRESS\` lines`,
-      );
+      const { what, fix } = resolverFileText(place, resolvConf);
+      output.warn(`${what}. ${fix}`);
     }
     const ended = lockdown ? await endLockdowns(place, output, runner) : [];
     outcome.undone.push(...ended.map((table) => `lockdown ${table}`));

@@ -80,7 +80,7 @@ export type Action =
   | { readonly type: 'apply' }
   | { readonly type: 'check' }
   | { readonly type: 'stage'; readonly stage: Stage; readonly text: string }
-  /** Trouble, or `good` news; once until the connection stands again. */
+  /** Trouble, or `good` news; trouble that lasts again after ten minutes. */
   | { readonly type: 'note'; readonly text: string; readonly good: boolean }
   | { readonly type: 'ready' }
   | { readonly type: 'fail'; readonly error: VpnError };
@@ -99,6 +99,8 @@ const IDENTITY_DWELL_MS = 6_000;
 const ATTEMPTS_UNTIL_RESOLVE = 2;
 /** Pause after a failed look-up: doubled each time, with up to a quarter added by chance. */
 const RESOLVE_AGAIN_MS = { first: 1_000, most: 60_000 } as const;
+/** Trouble that lasts is said again after this: who looks at the log meanwhile has to find it. */
+const SAY_AGAIN_MS = 600_000;
 /** A server that said goodbye is given this long to come back before the next knock. */
 const AFTER_BYE_MS = 1_000;
 
@@ -130,7 +132,9 @@ export class Connection {
   #nextIdentityAt = Number.POSITIVE_INFINITY;
   #knockAt = Number.POSITIVE_INFINITY;
   #problems: readonly string[] = [];
-  #said = new Set<string>();
+  /** Trouble that was said, and when. */
+  readonly #said = new Map<string, number>();
+  #now = 0;
   #actions: Action[] = [];
 
   constructor(plan: ConnectionPlan, random: () => number = Math.random) {
@@ -152,6 +156,7 @@ export class Connection {
   /** Takes one input at `now`, milliseconds; returns what is to be done, in order. */
   handle(input: Input, now: number): Action[] {
     this.#actions = [];
+    this.#now = now;
     if (this.#phase !== 'failed') this.#dispatch(input, now);
     return this.#actions;
   }
@@ -371,6 +376,7 @@ export class Connection {
     this.#stage('check', text);
     this.#phase = 'connected';
     this.#wasReady = true;
+    this.#said.clear();
     this.#act({ type: 'ready' });
   }
 
@@ -445,10 +451,11 @@ export class Connection {
     if (!this.#wasReady) this.#act({ type: 'stage', stage, text });
   }
 
-  /** Says a thing once until the connection stands again. */
+  /** Says a thing once in a while until the connection stands, or stands again. */
   #note(text: string): void {
-    if (this.#said.has(text)) return;
-    this.#said.add(text);
+    const saidAt = this.#said.get(text) ?? Number.NEGATIVE_INFINITY;
+    if (this.#now < saidAt + SAY_AGAIN_MS) return;
+    this.#said.set(text, this.#now);
     this.#act({ type: 'note', text, good: false });
   }
 

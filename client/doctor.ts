@@ -15,8 +15,9 @@ import { Journal } from '../shared/system/journal.ts';
 import { readLinks } from '../shared/system/link.ts';
 import { requireTun } from '../shared/system/require-tun.ts';
 import type { Run } from '../shared/system/run.ts';
+import { RESOLV_CONF } from './dns.ts';
 import { SEALED_MARK } from './full-tunnel.ts';
-import { findLeftovers } from './leftovers.ts';
+import { findLeftovers, isResolverFileLeft, resolverFileText } from './leftovers.ts';
 import { LOCKDOWN, Lockdowns, readLockdowns } from './lockdown.ts';
 import { type Place, placeOfTunnel, tunnelsWithJournal } from './place.ts';
 import { type LookUp, resolveEndpoints } from './resolve.ts';
@@ -66,7 +67,7 @@ export async function examine(options: DoctorOptions): Promise<Finding[]> {
   const running = answering(clients);
   found.push(...(await lockdowns(place, options.run, running)));
   found.push(...clients.map((client) => (isSilent(client) ? silent(client) : tunnel(client))));
-  found.push(names(options.resolvConf ?? '/etc/resolv.conf', running));
+  found.push(await names(options, running));
   found.push(...(await way(options, running)));
   if (running.length === 0) found.push(await overlap(options.run));
   else found.push(...running.flatMap(({ clashes }) => clashes.map((c) => unknown('overlap', c))));
@@ -192,7 +193,10 @@ function tunnel({ tunnel: name, state, server }: ClientStatus): Finding {
   return bad('tunnel', text, fix, ExitCode.unreachable);
 }
 
-function names(file: string, running: readonly ClientStatus[]): Finding {
+async function names(
+  { place, run, resolvConf: file = RESOLV_CONF }: DoctorOptions,
+  running: readonly ClientStatus[],
+): Promise<Finding> {
   let text: string;
   try {
     text = readFileSync(file, 'utf8');
@@ -201,9 +205,10 @@ function names(file: string, running: readonly ClientStatus[]): Finding {
   }
   const problem = running.find(({ dns }) => dns?.problem)?.dns?.problem;
   if (problem) return bad('resolver', problem, 'Ask the operator of the server.', ExitCode.partial);
-  if (text.includes('Written by vpn-client') && running.length === 0) {
-    const what = `${file} still is that of a tunnel that is gone`;
-    return bad('resolver', what, 'Run `vpn-client cleanup`.');
+  // Without `ip` nobody can tell; that is a finding of its own.
+  if (await isResolverFileLeft(run, file).catch(() => false)) {
+    const { what, fix } = resolverFileText(place, file);
+    return bad('resolver', what, fix);
   }
   const servers = [...text.matchAll(/^nameserver\s+(\S+)/gm)].map((match) => match[1]);
   if (servers.length > 0) return good('resolver', servers.join(', '));

@@ -5,13 +5,14 @@
  * leftover: it is meant to stay. Reads only.
  */
 import { VpnError } from '../shared/errors.ts';
-import type { Command } from '../shared/system/journal.ts';
+import { type Command, Journal } from '../shared/system/journal.ts';
 import { readLinks, TUNNEL_GROUP } from '../shared/system/link.ts';
 import { deleteTableArgs, type NftChain, readRuleset } from '../shared/system/nft.ts';
 import type { Run } from '../shared/system/run.ts';
 import { RESOLV_CONF, startsWithNote } from './dns.ts';
 import { type Family, tableUse } from './full-tunnel.ts';
 import { type RouteRow, type RuleRow, readRouting } from './host-view.ts';
+import { type Place, placeOfTunnel, tunnelsWithJournal } from './place.ts';
 import { PROTECTION } from './protection.ts';
 
 export interface Leftover {
@@ -38,6 +39,34 @@ export async function isResolverFileLeft(run: Run, file = RESOLV_CONF): Promise<
   const rows = JSON.parse((await run('ip', args)).stdout || '[]') as { ifname?: string }[];
   // With any tunnel there it may be that one's. iproute2 prints empty objects for other links.
   return rows.every(({ ifname }) => ifname === undefined);
+}
+
+/**
+ * Of a resolver file that is left: what is wrong, and what to do. A journal of the client's run
+ * directory that has it makes the second easy. Errors: STATE_UNUSABLE.
+ */
+export function resolverFileText(
+  place: Place,
+  file = RESOLV_CONF,
+): { readonly what: string; readonly fix: string } {
+  const what = `${file} still is that of a tunnel that is gone`;
+  const journals = tunnelsWithJournal(place).map((name) => placeOfTunnel(place, name).journalPath);
+  if (journals.some((path) => knowsFile(path, file))) {
+    return { what, fix: 'Run `vpn-client cleanup`.' };
+  }
+  return {
+    what: `${what}, and no journal in ${place.runDirectory} tells what was there`,
+    fix: 'Put back what this host had: a link, or `nameserver ADDRESS` lines.',
+  };
+}
+
+/** A journal that is damaged may know it. */
+function knowsFile(path: string, file: string): boolean {
+  try {
+    return new Journal(path).has(`file ${file}`);
+  } catch {
+    return true;
+  }
 }
 
 async function leftTables(run: Run): Promise<Leftover[]> {

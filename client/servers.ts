@@ -163,7 +163,10 @@ export class Servers {
   async #resolve(number: number, endpoints: TunnelPlan['endpoints']): Promise<Resolution> {
     const resolution = await this.#options.resolve(endpoints);
     if (resolution.found.length > 0) this.#known.set(number, resolution);
-    else if (this.#options.targets.length > 1) return this.#known.get(number) ?? resolution;
+    else if (this.#options.targets.length > 1) {
+      const known = this.#known.get(number) ?? resolution;
+      return { ...known, problems: resolution.problems };
+    }
     return resolution;
   }
 

@@ -160,6 +160,8 @@ asRoot(
     host.tunnels = [];
     expect(await clean()).toBe(1);
     expect(said.at(-1)).toMatch(/etc-resolv\.conf still is that of a tunnel that is gone/);
+    // As the doctor says.
+    expect(said.at(-1)).toMatch(/\. Put back what this host had: a link, or/);
   },
 );
 

@@ -321,3 +321,25 @@ test('look-ups that fail are repeated ever more rarely, once a minute at least',
   }
   expect(pauses).toEqual([1, 2, 4, 8, 16, 32, 60, 60, 60]);
 });
+
+test('what keeps the server from being found is said when it begins, and every ten minutes that it lasts', () => {
+  const failed = notFound({ problems: ['cannot look up vpn.example: EAI_AGAIN'] });
+  const note = 'note - cannot look up vpn.example: EAI_AGAIN';
+  const run = new Run();
+  run.feed({ type: 'start' });
+  expect(run.feed(failed)).toEqual([note]);
+  // It passed: when it is back after that it is news.
+  run.connect();
+  const attempt: Input = { type: 'attempt' };
+  run.feed(attempt, attempt);
+  expect(run.feed(failed)).toContain(note);
+  const said: number[] = [];
+  for (const from = run.now; run.now < from + 3_600_000; ) {
+    const [done] = run.wait(250);
+    if (done === 'resolve' && run.feed(failed).includes(note)) said.push(run.now - from);
+  }
+  expect(said.map((ms) => Math.floor(ms / 600_000))).toEqual([1, 2, 3, 4, 5]);
+  expect(run.feed(attempt, attempt).filter((action) => action.startsWith('note'))).toEqual([
+    'note - the server does not answer; trying again',
+  ]);
+});

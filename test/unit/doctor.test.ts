@@ -14,10 +14,12 @@ import {
 import { Lockdowns } from '../../client/lockdown.ts';
 import { placeOfTunnel } from '../../client/place.ts';
 import { VpnError } from '../../shared/errors.ts';
+import { Journal } from '../../shared/system/journal.ts';
 import { serveLocalSocket } from '../../shared/system/local-socket.ts';
 import type { Run } from '../../shared/system/run.ts';
 import { MadeUpHost } from './made-up-host.ts';
 
+const NOTE = '# Written by vpn-client while its tunnel is up; it puts back what was here.\n';
 let folder: string;
 let route: object[];
 let links: object[];
@@ -133,8 +135,9 @@ test('a damaged journal is named with what to type, and so are rules without a j
 
 test('what is wrong is named with what to type, and the first of it is the exit code', async () => {
   missing = ['nft'];
-  writeFileSync(join(folder, 'resolv.conf'), '# Written by vpn-client\nnameserver 10.9.0.1\n');
-  writeFileSync(join(folder, 'run', 'client-office.journal'), '[]');
+  const resolvConf = join(folder, 'resolv.conf');
+  const journal = new Journal(join(folder, 'run', 'client-office.journal'));
+  journal.replaceFile(resolvConf, `${NOTE}nameserver 10.9.0.1\n`);
   links = [{ ifname: 'eth0', flags: [], addr_info: [{ local: '192.168.1.7', prefixlen: 24 }] }];
   const all = await findings({ knock: async () => 'nobody listens there' });
   expect(about(all, 'programs')).toContain('bad: no nft');
@@ -143,6 +146,15 @@ test('what is wrong is named with what to type, and the first of it is the exit 
   expect(about(all, 'answer')).toEqual(['bad: 10.0.0.1 port 6000: nobody listens there']);
   expect(about(all, 'overlap')[0]).toMatch(/^unknown: eth0 is in 192\.168\.1\.0\/24/);
   expect(all.filter((f) => f.result === 'bad').every((f) => f.fix !== null)).toBe(true);
+  // Without the journal `cleanup` does not know what was there, either: both say the same.
+  rmSync(join(folder, 'run', 'client-office.journal'));
+  const [lost] = (await findings()).filter((f) => f.check === 'resolver');
+  expect(lost?.text).toMatch(/still is that of a tunnel that is gone, and no journal in/);
+  expect(lost?.fix).toBe('Put back what this host had: a link, or `nameserver ADDRESS` lines.');
+  // It may be that of another tunnel, which runs.
+  const tunnel: Run = async (program, args) =>
+    args.includes('group') ? { stdout: '[{"ifname":"cvc9"}]', stderr: '' } : run(program, args);
+  expect(about(await findings({ run: tunnel }), 'resolver')).toEqual(['good: 10.9.0.1']);
 });
 
 test('a name that is unknown and a host without a way are the server out of reach', async () => {
