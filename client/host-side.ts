@@ -32,7 +32,7 @@ export interface HostSideOptions {
   readonly tell: (text: string) => void;
 }
 
-/** A second: how long rules may be missing that somebody else removed. */
+/** A second: how long rules may be others than ours. */
 const TICKS_BETWEEN_LOOKS = 1_000 / TICK_MS;
 const EVERYTHING = ['0.0.0.0/0', '::/0'];
 
@@ -174,9 +174,11 @@ export class HostSide {
     if (this.#protection === null || ++this.#ticks % TICKS_BETWEEN_LOOKS !== 0) return;
     this.#protection
       .keep()
-      .then((missing) => {
-        if (!missing) return;
-        this.#options.log.warn('somebody removed the rules of the protection; they are back');
+      .then((wereOthers) => {
+        if (!wereOthers) return;
+        this.#options.log.warn(
+          'somebody removed or changed the rules of the protection; they are back',
+        );
       })
       .catch((error: unknown) => {
         this.#options.log.error({ err: error }, 'the protection could not be looked after');

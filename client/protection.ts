@@ -4,7 +4,7 @@
  * protection-rules.ts, what a lockdown leaves on disk is lockdown.ts.
  */
 import type { HostChange, Journal, UndoFailure } from '../shared/system/journal.ts';
-import { applyNft, deleteTableArgs, hasTable } from '../shared/system/nft.ts';
+import { applyNft, deleteTableArgs, readTable } from '../shared/system/nft.ts';
 import type { Run } from '../shared/system/run.ts';
 import { readHostView } from './host-view.ts';
 import { LOCKDOWN, type Lockdowns } from './lockdown.ts';
@@ -49,6 +49,8 @@ export class Protection {
   #state: ProtectionState = 'connecting';
   #facts: Changeable = { ...CLOSED, ranges: [], nameServers: [] };
   #script = '';
+  /** What the kernel made of it, as readTable() has it; null: not known. */
+  #inForce: string | null = null;
   #ended = false;
   /** One change of the rules after the other. */
   #work: Promise<void> = Promise.resolve();
@@ -74,7 +76,13 @@ export class Protection {
     await this.#writeDown();
     if (lockdowns !== null || journal.has(this.what)) await applyNft(change.input, run);
     else await journal.apply(change);
-    this.#script = change.input;
+    await this.#applied(change.input);
+  }
+
+  async #applied(script: string): Promise<void> {
+    this.#script = script;
+    this.#inForce = null;
+    this.#inForce = await readTable('inet', this.#table, this.#options.run);
   }
 
   /** The rules as they should be now, as one change. */
@@ -106,28 +114,31 @@ export class Protection {
         const script = await this.#text(this.#facts);
         if (script === this.#script) return;
         await applyNft(script, this.#options.run);
-        this.#script = script;
+        await this.#applied(script);
         await this.#writeDown();
       });
     return this.#work;
   }
 
   /**
-   * Puts the rules back when somebody took them away, as a firewall does that flushes every table
-   * when it is loaded again. Result: it had to. Errors: COMMAND_FAILED.
+   * Puts the rules back when somebody took them away or changed them, as a firewall does that
+   * flushes every table when it is loaded again. Result: it had to. Errors: COMMAND_FAILED.
    */
   async keep(): Promise<boolean> {
-    let missing = false;
+    let wereOthers = false;
     this.#work = this.#work
       .catch(() => {})
       .then(async () => {
         const { run } = this.#options;
-        if (this.#ended || (await hasTable('inet', this.#table, run))) return;
-        missing = true;
+        if (this.#ended) return;
+        const found = await readTable('inet', this.#table, run);
+        if (found !== null && found === this.#inForce) return;
+        wereOthers = true;
         await applyNft(this.#script, run);
+        await this.#applied(this.#script);
       });
     await this.#work;
-    return missing;
+    return wereOthers;
   }
 
   /**

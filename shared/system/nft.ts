@@ -3,7 +3,7 @@
  * network namespace read as data. Knows the shape of nft's JSON, not what rules are for.
  */
 import type { Run } from './run.ts';
-import { run } from './run.ts';
+import { commandFailure, run } from './run.ts';
 
 /** A statement of a rule, such as `{"match": ...}` or `{"accept": null}` (libnftables-json(5)). */
 export type NftStatement = Readonly<Record<string, unknown>>;
@@ -50,6 +50,26 @@ export async function readTables(family: string, runner: Run = run): Promise<str
 /** Whether there is a table of that name. Errors: COMMAND_MISSING, COMMAND_FAILED. */
 export async function hasTable(family: string, table: string, runner: Run = run): Promise<boolean> {
   return (await readTables(family, runner)).includes(table);
+}
+
+/**
+ * What is in a table, as text that is the same as long as nobody changes its chains or rules: their
+ * counters are left out. null: there is none of that name. Errors: COMMAND_MISSING, COMMAND_FAILED.
+ */
+export async function readTable(
+  family: string,
+  table: string,
+  runner: Run = run,
+): Promise<string | null> {
+  try {
+    const { stdout } = await runner('nft', ['-j', 'list', 'table', family, table]);
+    const { nftables = [] } = JSON.parse(stdout || '{}') as { nftables?: NftObject[] };
+    const content = nftables.filter((object) => !('metainfo' in object));
+    return JSON.stringify(content, (key, value) => (key === 'counter' ? null : value));
+  } catch (error) {
+    if (commandFailure(error) === null || (await hasTable(family, table, runner))) throw error;
+    return null;
+  }
 }
 
 /** Every table of this network namespace. Errors: COMMAND_MISSING, COMMAND_FAILED. */

@@ -186,6 +186,48 @@ test('under protection nothing leaves in the clear, whatever the local network d
   });
 });
 
+test('under protection rules that somebody flushes, removes or adds are put right', async () => {
+  await inNet(['server', 'a'], async (net) => {
+    lay(net);
+    const server = await new Server(net).start();
+    const client = new Client(net, 'a');
+    await client.enrol(await server.invite('a', 1), '--protect');
+    await client.program?.says(/connected:/);
+    const table = ['inet', `culvert-protect-${client.device()!.name}`];
+    const rules = async (): Promise<string> => {
+      const text = await net.must('a', 'nft', ['list', 'table', ...table]);
+      return text.replaceAll(/packets \d+ bytes \d+/g, '');
+    };
+    const whole = await rules();
+    expect(await net.reaches('a', TARGET)).toBe(false);
+    const capture = await captureClear(net);
+    const pings = ['-n', '-c', '1', '-W', '1', TARGET];
+    const complaints = (): number => {
+      const { stdout = '', stderr = '' } = client.program ?? {};
+      return (stdout + stderr).split('removed or changed the rules of the protection').length - 1;
+    };
+    const changes = [
+      [`flush table ${table.join(' ')}`],
+      ['outgoing', 'forwarded'].flatMap((chain) => [
+        `flush chain ${table.join(' ')} ${chain}`,
+        `delete chain ${table.join(' ')} ${chain}`,
+      ]),
+      [`insert rule ${table.join(' ')} outgoing accept`],
+    ];
+    for (const [at, change] of changes.entries()) {
+      await net.must('a', 'nft', [change.join('; ')]);
+      await eventually(`${change[0]} is put right`, 10_000, async () => (await rules()) === whole);
+      await eventually('the log says so', 10_000, async () => complaints() === at + 1);
+      const before = capture.soFar().length;
+      expect((await net.run('a', 'ping', pings)).code).not.toBe(0);
+      expect(capture.soFar().length, change[0]).toBe(before);
+    }
+    await capture.stop();
+    await client.program?.stop();
+    expect(net.difference('a')).toEqual([]);
+  });
+});
+
 test('under lockdown a spoofed answer for the name of the server opens nothing, and the rules stay', async () => {
   await inNet(['server', 'a'], async (net) => {
     lay(net);

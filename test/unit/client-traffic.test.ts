@@ -15,6 +15,7 @@ import {
   queryScript,
 } from '../../client/protection-rules.ts';
 import { parseCidr } from '../../shared/cidr.ts';
+import { VpnError } from '../../shared/errors.ts';
 import type { Journal } from '../../shared/system/journal.ts';
 import type { Run } from '../../shared/system/run.ts';
 
@@ -158,16 +159,25 @@ const FACTS: ProtectionFacts = {
   kept: [],
 };
 
-test('rules that somebody else removed come back, but not after the end', async () => {
-  const tables = new Set<string>();
+test('rules that somebody else removed or changed come back, but not after the end', async () => {
+  const tables = new Map<string, string[]>();
+  let packets = 0;
   const applied: string[] = [];
   const nft: Run = async (_, args, options) => {
     const script = options?.input?.toString();
-    if (script === undefined) {
-      const nftables = [...tables].map((name) => ({ table: { family: 'inet', name } }));
-      return { stdout: args.includes('tables') ? JSON.stringify({ nftables }) : '', stderr: '' };
+    if (args.includes('tables')) {
+      const nftables = [...tables.keys()].map((name) => ({ table: { family: 'inet', name } }));
+      return { stdout: JSON.stringify({ nftables }), stderr: '' };
     }
-    tables.add(/table inet (\S+)/.exec(script)![1]!);
+    if (args.includes('table')) {
+      const rules = tables.get(args.at(-1)!);
+      if (rules === undefined) throw new VpnError('COMMAND_FAILED', 'nft: no', { cause: {} });
+      const counter = { packets: packets++, bytes: 0 };
+      const nftables = rules.map((text) => ({ rule: { expr: [{ counter }, { text }] } }));
+      return { stdout: JSON.stringify({ nftables }), stderr: '' };
+    }
+    if (script === undefined) return { stdout: '', stderr: '' };
+    tables.set(/table inet (\S+)/.exec(script)![1]!, script.split('\n'));
     applied.push(script);
     return { stdout: '', stderr: '' };
   };
@@ -176,9 +186,18 @@ test('rules that somebody else removed come back, but not after the end', async 
   const protection = new Protection(options);
   await protection.begin();
   expect(await protection.keep()).toBe(false);
-  tables.clear();
-  expect(await protection.keep()).toBe(true);
-  expect(applied).toEqual([applied[0], applied[0]]);
+  const rules = () => [...tables.values()][0]!;
+  for (const change of [
+    () => tables.clear(),
+    () => rules().splice(5),
+    () => rules().push('accept'),
+  ]) {
+    applied.splice(1);
+    change();
+    expect(await protection.keep()).toBe(true);
+    expect(applied).toEqual([applied[0], applied[0]]);
+    expect(await protection.keep()).toBe(false);
+  }
   tables.clear();
   await protection.end();
   expect(await protection.keep()).toBe(false);
