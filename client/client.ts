@@ -13,6 +13,7 @@ import { acquireInstanceLock, type InstanceLock } from '../shared/system/instanc
 import { type LocalSocket, serveLocalSocket } from '../shared/system/local-socket.ts';
 import { offerWireguardSocket, type WireguardSocket } from '../shared/uapi/socket.ts';
 import type { ClientOptions } from './client-options.ts';
+import { stillClosed } from './closures.ts';
 import type { ConnectionState } from './connection.ts';
 import { Dns, dnsOptions, dnsText, dnsWish } from './dns.ts';
 import { logEvent } from './event-log.ts';
@@ -105,9 +106,10 @@ export class Client {
     try {
       await opening;
     } catch (error) {
-      await this.#takeDown();
+      const failure = this.#staysClosed ? stillClosed(asVpnError(error, 'vpn-client')) : error;
+      await this.#takeDown(this.#staysClosed);
       await this.#release();
-      throw error;
+      throw failure;
     }
     // Somebody said `disconnect` meanwhile.
     if (this.#takingDown !== null) return;
@@ -116,19 +118,33 @@ export class Client {
     this.#servers.start();
   }
 
-  /** Says goodbye, undoes every change to the host and ends; idempotent. */
+  /**
+   * Says goodbye, undoes every change to the host and ends; idempotent. With a `reason` a
+   * protection may stay.
+   */
   async stop(reason: VpnError | null = null): Promise<void> {
     if (this.#stopping) return;
     this.#stopping = true;
     this.#servers.close();
-    let failure = reason;
+    const staysClosed = reason !== null && this.#staysClosed;
+    let failure = staysClosed ? stillClosed(reason) : reason;
     try {
-      await this.#takeDown();
+      await this.#takeDown(staysClosed);
       await this.#release();
     } catch (cause) {
       failure ??= new VpnError('INTERNAL', 'the client could not stop cleanly', { cause });
     }
     this.#settle(failure);
+  }
+
+  /**
+   * An end that nobody here asked for leaves the protection in force: neither a server that refuses
+   * nor a lost device opens a host that was closed. The first connection that fails does.
+   */
+  get #staysClosed(): boolean {
+    const { protect, lockdown } = this.#options.traffic;
+    const wasClosed = this.#since !== null || (this.#hostSide?.wasClosed ?? false);
+    return protect && !lockdown && wasClosed;
   }
 
   status(): ClientStatus {
@@ -233,7 +249,7 @@ export class Client {
   }
 
   /** Undoes what others can see: routes, addresses, device. */
-  #takeDown(): Promise<void> {
+  #takeDown(staysClosed = false): Promise<void> {
     this.#takingDown ??= (async () => {
       await this.#opening;
       if (this.#timer !== null) clearInterval(this.#timer);
@@ -242,7 +258,7 @@ export class Client {
       this.#others?.close();
       if (this.#opened !== null && this.#link.peer?.connected) this.#link.control.goodbye();
       await this.#work;
-      await this.#hostSide?.undo();
+      await this.#hostSide?.undo(staysClosed);
       this.#engine.close();
       await this.#wireguardSocket?.close();
     })();

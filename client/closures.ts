@@ -37,3 +37,10 @@ export async function withClosures(
     : 'Connect with --protect, too, or run `vpn-client disconnect`, `cleanup` or `unlock`.';
   return new VpnError(error.code, text, { cause: error, hint: isProtected ? error.hint : waysOut });
 }
+
+/** `reason`, why a client has ended, to who finds his host closed by it and wonders how to open it. */
+export function stillClosed(reason: VpnError): VpnError {
+  const text = `${reason.message}; this host stays closed, as it was protected`;
+  const hint = `${reason.hint} \`vpn-client cleanup\` opens this host; \`connect\` takes the protection over.`;
+  return new VpnError(reason.code, text, { cause: reason, hint });
+}

@@ -94,6 +94,11 @@ export class HostSide {
     return this.#protection?.state ?? null;
   }
 
+  /** The host was closed by our protection before this client began. */
+  get wasClosed(): boolean {
+    return this.#protection?.takenOver ?? false;
+  }
+
   /**
    * Before there is a device: puts the protection in place, undoes what a client before left
    * behind. `mayBeFull`: everything may come to go through the tunnel.
@@ -185,10 +190,10 @@ export class HostSide {
       });
   }
 
-  /** Takes everything back but a lockdown. */
-  async undo(): Promise<void> {
-    this.#report((await this.#protection?.end()) ?? []);
-    this.#report(await this.#setup.undo());
+  /** Takes everything back but a lockdown; with `staysClosed`, but any protection. */
+  async undo(staysClosed = false): Promise<void> {
+    this.#report((await this.#protection?.end(staysClosed)) ?? []);
+    this.#report(await this.#setup.undo(staysClosed ? this.#protection?.what : undefined));
   }
 
   #tellClashes(): void {

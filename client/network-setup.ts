@@ -280,12 +280,12 @@ export class NetworkSetup {
     return inside;
   }
 
-  /** Takes everything back, newest first, for good. Result: what could not be undone. */
-  async undo(): Promise<readonly UndoFailure[]> {
+  /** Takes everything but `keep` back, newest first, for good. Result: what could not be undone. */
+  async undo(keep?: string): Promise<readonly UndoFailure[]> {
     this.#applied.clear();
     this.#ends.abort(new VpnError('NOT_RUNNING', 'the client is stopping'));
     await Promise.allSettled(this.#lookUps);
-    return this.#options.journal.undoAll();
+    return this.#options.journal.undoAll(keep);
   }
 }
 

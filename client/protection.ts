@@ -52,6 +52,7 @@ export class Protection {
   /** What the kernel made of it, as readTable() has it; null: not known. */
   #inForce: string | null = null;
   #ended = false;
+  #takenOver = false;
   /** One change of the rules after the other. */
   #work: Promise<void> = Promise.resolve();
 
@@ -69,12 +70,18 @@ export class Protection {
     return `protection ${this.#table}`;
   }
 
+  /** The rules were in force before this client; known after begin(). */
+  get takenOver(): boolean {
+    return this.#takenOver;
+  }
+
   /** Puts the rules in place, before anything else is done. Errors: COMMAND_FAILED, COMMAND_MISSING, STATE_UNUSABLE. */
   async begin(): Promise<void> {
     const { journal, lockdowns, run } = this.#options;
     const change = await this.change();
     await this.#writeDown();
-    if (lockdowns !== null || journal.has(this.what)) await applyNft(change.input, run);
+    this.#takenOver = journal.has(this.what);
+    if (lockdowns !== null || this.#takenOver) await applyNft(change.input, run);
     else await journal.apply(change);
     await this.#applied(change.input);
   }
@@ -142,14 +149,14 @@ export class Protection {
   }
 
   /**
-   * The client ends: a lockdown stays, without what was this client's own. Result: what of that
-   * could not be taken out of it.
+   * The client ends: a lockdown stays, and with `staysClosed` any protection, without what was this
+   * client's own. Result: what of that could not be taken out of it.
    */
-  async end(): Promise<UndoFailure[]> {
+  async end(staysClosed: boolean): Promise<UndoFailure[]> {
     this.#ended = true;
     this.#state = 'disconnected';
     await this.#work.catch(() => {});
-    if (this.#options.lockdowns === null) return [];
+    if (this.#options.lockdowns === null && !staysClosed) return [];
     try {
       await this.set(CLOSED);
       return [];

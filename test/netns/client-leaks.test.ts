@@ -228,6 +228,55 @@ test('under protection rules that somebody flushes, removes or adds are put righ
   });
 });
 
+test('a protected client that ends by itself leaves the host closed, one that is told to opens it', async () => {
+  await inNet(['server', 'a'], async (net) => {
+    lay(net);
+    const server = await new Server(net).start();
+    const client = new Client(net, 'a');
+    const protectedBy = ['--full', '--protect', '--timeout', '5'];
+    await client.enrol(await server.invite('a', 1), ...protectedBy);
+    await client.program?.says(/connected:/);
+    const capture = await captureClear(net);
+    startTraffic(net);
+    await eventually('the target is reached', 10_000, () => net.reaches('a', TARGET));
+
+    // Somebody takes the device away.
+    net.ip('a', 'link', 'del', client.device()!.name);
+    const lost = await client.program?.end();
+    expect([lost?.code, lost?.stderr]).toEqual([
+      1,
+      expect.stringMatching(/this host stays closed/),
+    ]);
+    await delay(500);
+    expect(summary(capture.soFar()), 'without its device').toEqual([]);
+
+    // The next one takes over, and the server shuts it out.
+    const at = `${serverAddress(1)}:${PORT}`;
+    client.begin(at, ...protectedBy);
+    await client.program?.says(/connected:/);
+    await eventually('the target is reached', 10_000, () => net.reaches('a', TARGET));
+    expect((await server.command('revoke', 'a')).code).toBe(0);
+    const revoked = await client.program?.end();
+    expect([revoked?.code, revoked?.stderr]).toEqual([
+      7,
+      expect.stringMatching(/this host stays closed[\s\S]*vpn-client cleanup/),
+    ]);
+    await delay(500);
+    expect(summary(capture.soFar()), 'when it is shut out').toEqual([]);
+
+    // A connection that fails leaves the host as it found it.
+    await server.kill();
+    client.begin(at, ...protectedBy);
+    expect((await client.program?.end())?.code).not.toBe(0);
+    await delay(500);
+    expect(summary(await capture.stop()), 'when nobody answers').toEqual([]);
+    expect(await net.reaches('a', TARGET)).toBe(false);
+    expect((await client.command('cleanup')).code).toBe(0);
+    expect(net.difference('a')).toEqual([]);
+    expect(await net.reaches('a', TARGET)).toBe(true);
+  });
+});
+
 test('under lockdown a spoofed answer for the name of the server opens nothing, and the rules stay', async () => {
   await inNet(['server', 'a'], async (net) => {
     lay(net);

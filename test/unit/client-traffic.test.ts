@@ -199,7 +199,7 @@ test('rules that somebody else removed or changed come back, but not after the e
     expect(await protection.keep()).toBe(false);
   }
   tables.clear();
-  await protection.end();
+  await protection.end(false);
   expect(await protection.keep()).toBe(false);
   expect(tables.size).toBe(0);
 });

@@ -72,7 +72,7 @@ test('is written down before it is in force, for its owner alone, and as it is w
   const after = tables.get(TABLE);
   const rebooted = setUp();
   await lockdowns.restore(TABLE, rebooted.run);
-  await protection.end();
+  await protection.end(false);
   expect(after).not.toBe(tables.get(TABLE));
   expect(rebooted.tables.get(TABLE)).toBe(tables.get(TABLE));
   expect(rebooted.tables.get(TABLE)).toContain('10.8.0.0/24');
@@ -116,7 +116,7 @@ test('that cannot be closed when its client ends is named, and all the rest is u
 asRoot('comes back after a reboot, and one that is damaged keeps no other away', async () => {
   const { tables, run, said, output, place, lockdowns, protection } = setUp();
   await protection.begin();
-  await protection.end();
+  await protection.end(false);
   const before = tables.get(TABLE);
   writeFileSync(join(place.stateDirectory, 'lockdown', 'culvert-lockdown-a.nft'), 'cut off');
   tables.clear();
@@ -139,7 +139,7 @@ asRoot.each([
 ])('fails closed when what was written down is %s, and is whole again', async (_what, damage) => {
   const { tables, run, output, place, lockdowns, protection } = setUp();
   await protection.begin();
-  await protection.end();
+  await protection.end(false);
   const file = join(place.stateDirectory, 'lockdown', `${TABLE}.nft`);
   writeFileSync(file, damage(readFileSync(file, 'utf8')));
   tables.clear();
