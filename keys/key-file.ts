@@ -84,6 +84,8 @@ export function writeKeyFile(
 export function writeOwnerOnly(path: string, text: string | Uint8Array, replace: boolean): void {
   const temporary = `${path}.${process.pid}.new`;
   try {
+    // Of a process before us that had our number, as in a container, and was killed here.
+    rmSync(temporary, { force: true });
     const fd = openSync(temporary, 'wx', 0o600);
     try {
       writeFileSync(fd, text);

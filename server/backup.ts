@@ -2,7 +2,7 @@
  * Backups of a state directory and the way back: on demand to any file, by itself once a day and
  * at each start into `backups/`. The file's format is store/backup-file.ts.
  */
-import { existsSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
+import { existsSync, linkSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { readKeyFile, writeOwnerOnly } from '../keys/key-file.ts';
 import { keyToBase64, type PrivateKey } from '../keys/keypair.ts';
@@ -22,8 +22,12 @@ const FOLDER = 'backups';
 const KEPT_DAYS = 7;
 /** Stores that were replaced by a restore and are kept. */
 const KEPT_REPLACED = 2;
+/** Beside the store: what a restore is about to put in its place. */
+const RESTORED = '.restored';
 const AUTOMATIC = /^server-\d{4}-\d{2}-\d{2}\.db$/;
 const REPLACED = /^replaced-[\dTZ-]+\.db$/;
+/** Ends of the names of what SQLite keeps beside a store. */
+const BESIDE = ['-wal', '-shm'];
 
 export interface BackupReply {
   readonly file: string;
@@ -39,7 +43,7 @@ export interface RestoreReply extends BackupReply {
 
 /**
  * Writes a backup of `directory`, whose server may run, to `file`. Throws VpnError NOT_RUNNING
- * (there is no store), BACKUP_EXISTS, BACKUP_FAILED and the errors of key files.
+ * (there is no store), RESTORE_UNFINISHED, BACKUP_EXISTS, BACKUP_FAILED and the errors of key files.
  */
 export function backUp(
   directory: string,
@@ -52,6 +56,7 @@ export function backUp(
       hint: 'Check --state.',
     });
   }
+  requireRestored(directory);
   const privateKey = readKeyFile<PrivateKey>(join(directory, IDENTITY_FILE));
   try {
     writeBackup(database, file, { privateKey, now: options.now }, options.replace);
@@ -102,6 +107,9 @@ export function withWayBack(error: VpnError, directory: string): VpnError {
  * stopped; what was there is kept in `backups/`. `replace`: also when that is in order. Throws
  * VpnError ALREADY_RUNNING, BACKUP_UNUSABLE, BACKUP_FAILED, STATE_IN_USE,
  * KEY_FILE_READABLE_BY_OTHERS.
+ *
+ * Killed anywhere, it leaves what was there whole and in its place, or requireRestored() refuses
+ * to use the directory until the same command has done the rest.
  */
 export function restore(
   directory: string,
@@ -113,21 +121,38 @@ export function restore(
   const lock = acquireInstanceLock(directory, 'server');
   try {
     const database = join(directory, STORE_FILE);
-    if (!options.replace) requireNoGoodStore(database);
-    const restored = `${database}.restored`;
-    extractStore(file, restored);
-    giveToOwner(restored);
-    // After a crash from here on the same command does the rest.
+    const restored = `${database}${RESTORED}`;
+    // Whoever began it had to say so, and has kept what was there.
+    const isUnfinished = existsSync(restored);
+    if (!options.replace && !isUnfinished) requireNoGoodStore(database);
+    const part = `${restored}.part`;
+    extractStore(file, part);
+    giveToOwner(part);
+    const replaced = isUnfinished ? lastKept(directory) : keep(directory, options.now);
+    renameSync(part, restored);
     const identity = join(directory, IDENTITY_FILE);
     writeOwnerOnly(identity, `${keyToBase64(facts.privateKey)}\n`, true);
     giveToOwner(identity);
-    const replaced = setAside(directory, options.now);
+    for (const suffix of BESIDE) rmSync(database + suffix, { force: true });
     renameSync(restored, database);
     return { file, made: timeText(facts.made), peers: facts.peers, replaced };
   } finally {
     wipe(facts.privateKey);
     lock.release();
   }
+}
+
+/** Throws VpnError RESTORE_UNFINISHED: a restore of `directory` was cut off when it had begun to replace. */
+export function requireRestored(directory: string): void {
+  const restored = join(directory, `${STORE_FILE}${RESTORED}`);
+  if (!existsSync(restored)) return;
+  throw new VpnError(
+    'RESTORE_UNFINISHED',
+    `a restore was cut off before its store was in place: that is ${restored}`,
+    {
+      hint: `Run \`vpn-server restore FILE --state ${directory}\` again: it does the rest. What was there is ${STORE_FILE}, or the newest in ${FOLDER}.`,
+    },
+  );
 }
 
 function requireOwnerOnly(file: string): void {
@@ -162,17 +187,26 @@ function makeFolder(directory: string): string {
   return folder;
 }
 
-/** Moves the store away, with what SQLite keeps beside it. Returns where it is. */
-function setAside(directory: string, now: number): string | null {
+/** Gives the store, with what SQLite keeps beside it, a second name in `backups/`; null: there is none. */
+function keep(directory: string, now: number): string | null {
   const database = join(directory, STORE_FILE);
   if (!existsSync(database)) return null;
   const folder = makeFolder(directory);
-  const target = join(folder, `replaced-${timeText(now).replaceAll(':', '-')}.db`);
-  for (const suffix of ['-wal', '-shm', '']) {
-    if (existsSync(database + suffix)) renameSync(database + suffix, target + suffix);
+  const name = `replaced-${timeText(now).replaceAll(':', '-')}`;
+  let target = join(folder, `${name}.db`);
+  for (let number = 2; existsSync(target); number++) target = join(folder, `${name}-${number}.db`);
+  for (const suffix of [...BESIDE, '']) {
+    if (existsSync(database + suffix)) linkSync(database + suffix, target + suffix);
   }
   keepNewest(folder, REPLACED, KEPT_REPLACED);
   return target;
+}
+
+/** What keep() returned last, when there was a store. */
+function lastKept(directory: string): string | null {
+  const folder = join(directory, FOLDER);
+  const name = namesIn(folder, REPLACED).at(-1);
+  return name === undefined || !existsSync(join(directory, STORE_FILE)) ? null : join(folder, name);
 }
 
 function keepNewest(folder: string, pattern: RegExp, count: number): void {

@@ -9,7 +9,7 @@ import { giveToOwner } from '../shared/system/give-to-owner.ts';
 import { acquireInstanceLock, type InstanceLock } from '../shared/system/instance-lock.ts';
 import { AddressPool } from './address-pool.ts';
 import { Addresses } from './addresses.ts';
-import { withWayBack } from './backup.ts';
+import { requireRestored, withWayBack } from './backup.ts';
 import type { ServerConfiguration } from './configuration.ts';
 import { IDENTITY_FILE, loadIdentity, type ServerIdentity } from './identity.ts';
 import { formatIpv4 } from './ipv4.ts';
@@ -29,12 +29,13 @@ export interface ServerState {
 
 /**
  * Locks and opens `directory`, making what is missing. Throws VpnError: ALREADY_RUNNING,
- * LOCK_FAILED, STATE_UNUSABLE, STORE_*, IDENTITY_MISMATCH and the errors of key files.
+ * LOCK_FAILED, STATE_UNUSABLE, RESTORE_UNFINISHED, STORE_*, IDENTITY_MISMATCH and the errors of key files.
  */
 export function openState(directory: string): ServerState {
   const lock: InstanceLock = acquireInstanceLock(directory, 'server');
   let store: Store | null = null;
   try {
+    requireRestored(directory);
     store = openSqliteStore(join(directory, STORE_FILE));
     const opened = store;
     const identity = loadIdentity(directory, opened);

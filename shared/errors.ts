@@ -189,6 +189,10 @@ export const ERRORS = {
     exit: ExitCode.config,
     hint: 'Add --replace when it is to be replaced; it is kept in `backups`.',
   },
+  RESTORE_UNFINISHED: {
+    exit: ExitCode.other,
+    hint: 'Run the same `vpn-server restore` again: it does the rest.',
+  },
   IDENTITY_MISMATCH: {
     exit: ExitCode.config,
     hint: 'Put back the identity.key that belongs to this state directory.',

@@ -2,7 +2,7 @@
  * A backup: one SQLite file, mode 0600, that is a copy of the store with one more table, which
  * has the server's private key. Owns the file's format; where backups lie is backup.ts.
  */
-import { copyFileSync, linkSync, renameSync, rmSync } from 'node:fs';
+import { constants, copyFileSync, linkSync, renameSync, rmSync } from 'node:fs';
 import { KEY_BYTES, keyToBase64, type PrivateKey, publicKeyOf } from '../../keys/keypair.ts';
 import { VpnError } from '../../shared/errors.ts';
 import { Database } from './database.ts';
@@ -83,8 +83,9 @@ export function readBackup(path: string): BackupFacts {
 export function extractStore(path: string, target: string): void {
   const umask = process.umask(0o077);
   try {
-    rmSync(target, { force: true });
-    copyFileSync(path, target);
+    // A journal of one that was cut off would be played back into this one.
+    for (const suffix of ['', '-journal']) rmSync(target + suffix, { force: true });
+    copyFileSync(path, target, constants.COPYFILE_EXCL);
     using(new Database(target), (db) => {
       db.pragma('synchronous = FULL');
       // The key belongs into identity.key alone.
