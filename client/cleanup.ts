@@ -8,12 +8,19 @@ import { isServed } from '../shared/system/local-socket.ts';
 import { requireNetAdmin } from '../shared/system/require-tun.ts';
 import { type Run, run } from '../shared/system/run.ts';
 import { deadSocketText, removeDeadSockets } from '../shared/uapi/socket.ts';
-import { RESOLV_CONF } from './dns.ts';
+import { NAMESPACE_FILES, RESOLV_CONF } from './dns.ts';
+import { findLeftNamespaces, type LeftInNamespace, undoLeft, undoText } from './left-namespaces.ts';
 import { findLeftovers, isResolverFileLeft, resolverFileText } from './leftovers.ts';
 import { readLockdowns, warnOfMissing } from './lockdown.ts';
 import { endLockdowns } from './lockdown-commands.ts';
-import { type Place, placeOfTunnel, tunnelsWithJournal, tunnelsWithSocket } from './place.ts';
-import { readStatus } from './running.ts';
+import {
+  ownerOf,
+  type Place,
+  placeOfTunnel,
+  tunnelsWithJournal,
+  tunnelsWithSocket,
+} from './place.ts';
+import { answering, readStatus } from './running.ts';
 
 /** What came of it: of people's words for changes those that are undone, and those that are not. */
 interface Outcome {
@@ -27,6 +34,7 @@ interface Cleanup {
   readonly run: Run;
   /** Tunnels whose client runs, also one that only begins, is ending, or hangs. */
   readonly running: readonly string[];
+  readonly namespaceFiles: string;
 }
 
 /**
@@ -39,13 +47,17 @@ export async function cleanUp(
   place: Place,
   lockdown: boolean,
   output: Output,
-  { run: runner = run, resolvConf = RESOLV_CONF }: { run?: Run; resolvConf?: string } = {},
+  {
+    run: runner = run,
+    resolvConf = RESOLV_CONF,
+    namespaceFiles = NAMESPACE_FILES,
+  }: { run?: Run; resolvConf?: string; namespaceFiles?: string } = {},
 ): Promise<ExitCode> {
   requireNetAdmin();
   const lock = existsSync(place.runDirectory) ? lockAgainstAnother(place.runDirectory) : null;
   try {
     const running = await runningTunnels(place);
-    const cleanup = { place, output, run: runner, running };
+    const cleanup = { place, output, run: runner, running, namespaceFiles };
     const outcome: Outcome = { undone: [], failed: [] };
     await undoJournals(cleanup, outcome);
     outcome.undone.push(...removeSockets(cleanup).map((path) => `socket ${path}`));
@@ -106,30 +118,67 @@ async function undoJournals(cleanup: Cleanup, { undone, failed }: Outcome): Prom
 }
 
 /** What no journal tells of, such as one that was damaged. */
-async function removeLeftovers(cleanup: Cleanup, { undone, failed }: Outcome): Promise<void> {
-  const { place, output, run: runner, running } = cleanup;
-  const leftovers = await findLeftovers(runner).catch((error: unknown) => {
+async function removeLeftovers(cleanup: Cleanup, outcome: Outcome): Promise<void> {
+  const { place, output, run: runner, running, namespaceFiles } = cleanup;
+  const unknown = (error: unknown): [] => {
     // As on a kernel without nftables, where there is nothing to find either.
     output.warn(`cannot look for what is left without a journal: ${messageOf(error)}`);
     return [];
-  });
-  if (leftovers.length === 0) return;
+  };
+  const leftovers = await findLeftovers(runner).catch(unknown);
+  const inNamespaces = await findLeftNamespaces(runner, null, namespaceFiles).catch(unknown);
+  const mine = inNamespaces.filter(({ owner }) => owner === ownerOf(place));
+  await nameThoseOfOthers(cleanup, inNamespaces);
+  if (leftovers.length + mine.length === 0) return;
   // One that has rules and no device yet, or no more, says nothing of itself.
   const shown = await readStatus(place, undefined).catch(() => []);
   if (shown.length < running.length) {
-    failed.push(...leftovers.map(({ what }) => what));
+    outcome.failed.push(...[...leftovers, ...mine].map(({ what }) => what));
     output.warn('left alone, because a client just begins or is ending: run this again');
     return;
   }
+  const inUse = answering(shown).map(({ netns }) => netns);
   for (const { what, undo } of leftovers) {
     const [file, ...args] = undo;
-    try {
-      await runner(file, args);
-      undone.push(`${what}, of a client that is gone`);
-    } catch (error) {
-      failed.push(what);
-      output.warn(`could not undo: ${what}: ${messageOf(error)}; try \`${undo.join(' ')}\``);
-    }
+    await attempt(cleanup, outcome, what, () => runner(file, args), undo.join(' '));
+  }
+  for (const left of mine.filter(({ netns }) => !inUse.includes(netns))) {
+    const undo = () => undoLeft(left, runner);
+    await attempt(cleanup, outcome, left.what, undo, undoText(left));
+  }
+}
+
+async function attempt(
+  { output }: Cleanup,
+  { undone, failed }: Outcome,
+  what: string,
+  undo: () => Promise<unknown>,
+  command: string,
+): Promise<void> {
+  try {
+    await undo();
+    undone.push(`${what}, of a client that is gone`);
+  } catch (error) {
+    failed.push(what);
+    output.warn(`could not undo: ${what}: ${messageOf(error)}; try \`${command}\``);
+  }
+}
+
+/** Of other run directories: their journals may know more of it, so that it is theirs to undo. */
+async function nameThoseOfOthers(
+  { place, output }: Cleanup,
+  all: readonly LeftInNamespace[],
+): Promise<void> {
+  const owners = new Set(all.map(({ owner }) => owner));
+  owners.delete(ownerOf(place));
+  for (const owner of owners) {
+    // One that just begins has no device yet. A directory may be closed to us.
+    const beginning = await runningTunnels({ ...place, runDirectory: owner }).catch(() => []);
+    if (beginning.length > 0) continue;
+    const what = all.filter((left) => left.owner === owner).map((left) => left.what);
+    output.talk(
+      `left alone, because it is of a client with another run directory: ${what.join(', ')}; \`vpn-client cleanup --run ${owner}\` undoes it`,
+    );
   }
 }
 

@@ -21,6 +21,7 @@ import { type ClientHost, defaultDevice } from './host.ts';
 import { HostSide } from './host-side.ts';
 import { DEFAULT_MTU, innerAddresses, type Network } from './lease.ts';
 import { OtherPeers } from './other-peers.ts';
+import { ownerMark } from './place.ts';
 import type { TunnelPlan } from './plan.ts';
 import { TimestampFile } from './profile-store.ts';
 import { resolveEndpoints } from './resolve.ts';
@@ -227,9 +228,8 @@ export class Client {
       ...options.carrier,
     });
     await hostSide.opened(this.#opened.port);
-    this.#dns = new Dns(
-      dnsOptions(device, this.#options.traffic.netns, hostSide.journal, this.#host.run),
-    );
+    const { journal } = hostSide;
+    this.#dns = new Dns(dnsOptions({ device, journal, run }, traffic.netns, ownerMark(place)));
     this.#others = new OtherPeers({
       peers: plan.others,
       firstId: this.#servers.nextPeer,

@@ -38,15 +38,19 @@ export interface DnsOptions {
   readonly journal: Pick<Journal, 'apply' | 'replaceFile' | 'replaceAgain' | 'undo'>;
   readonly run: Run;
   readonly asks?: (server: string) => Promise<boolean>;
-  /** resolv.conf; tests bring another one. */
+  /** resolv.conf, also of a namespace; tests bring another one. */
   readonly file?: string;
+  /** Stands in the file below its first line; absent: nothing does. */
+  readonly mark?: string;
 }
 
 export const RESOLV_CONF = '/etc/resolv.conf';
+/** Folders of files that `ip netns exec` shows in place of those in /etc. */
+export const NAMESPACE_FILES = '/etc/netns';
 /** More are ignored by the C library (resolv.conf(5), MAXNS). */
 const MAX_SERVERS_IN_FILE = 3;
 /** First line of a plain file of ours. */
-const NOTE = '# Written by vpn-client while its tunnel is up; it puts back what was here.\n';
+export const NOTE = '# Written by vpn-client while its tunnel is up; it puts back what was here.\n';
 const SPLIT_IMPOSSIBLE =
   "this host's resolver cannot ask other servers for some names only; with systemd-resolved it could";
 
@@ -188,7 +192,9 @@ export class Dns {
     }
     const options = former.split('\n').filter((line) => /^options\s/.test(line));
     const first = servers.slice(0, MAX_SERVERS_IN_FILE);
-    return { file: this.#file, content: NOTE + resolvConf(first, domains, options) };
+    const { mark } = this.#options;
+    const head = mark === undefined ? NOTE : `${NOTE}# ${mark}\n`;
+    return { file: this.#file, content: head + resolvConf(first, domains, options) };
   }
 }
 
@@ -206,16 +212,18 @@ export function dnsWish(
     : { ...profile, everything: true };
 }
 
-/** A tunnel in a namespace of its own has its own resolv.conf, and cannot be asked from here. */
+/**
+ * A tunnel in a namespace of its own has its own resolv.conf, with the mark of whose it is, and
+ * cannot be asked from here.
+ */
 export function dnsOptions(
-  device: string,
+  options: Pick<DnsOptions, 'device' | 'journal' | 'run'>,
   netns: string | null,
-  journal: Journal,
-  run: Run,
+  mark: string,
 ): DnsOptions {
-  if (netns === null) return { device, journal, run };
-  const file = `/etc/netns/${netns}/resolv.conf`;
-  return { device, journal, run, file, asks: async () => true };
+  if (netns === null) return options;
+  const file = `${NAMESPACE_FILES}/${netns}/resolv.conf`;
+  return { ...options, file, mark, asks: async () => true };
 }
 
 /** One line for the stage: `10.9.0.53 for corp.example, by systemd-resolved`. */

@@ -17,9 +17,10 @@ import { requireTun } from '../shared/system/require-tun.ts';
 import type { Run } from '../shared/system/run.ts';
 import { RESOLV_CONF } from './dns.ts';
 import { SEALED_MARK } from './full-tunnel.ts';
+import { findLeftNamespaces } from './left-namespaces.ts';
 import { findLeftovers, isResolverFileLeft, resolverFileText } from './leftovers.ts';
 import { LOCKDOWN, Lockdowns, readLockdowns } from './lockdown.ts';
-import { type Place, placeOfTunnel, tunnelsWithJournal } from './place.ts';
+import { ownerOf, type Place, placeOfTunnel, tunnelsWithJournal } from './place.ts';
 import { type LookUp, resolveEndpoints } from './resolve.ts';
 import { answering, isSilent, readStatus, type SilentClient, silenceText } from './running.ts';
 import type { ClientStatus } from './status.ts';
@@ -42,6 +43,7 @@ export interface DoctorOptions {
   readonly lookUp: LookUp;
   readonly knock?: (server: Endpoint) => Promise<string | null>;
   readonly resolvConf?: string;
+  readonly namespaceFiles?: string;
 }
 
 /** The network that a server has when nobody chose another. */
@@ -61,9 +63,7 @@ export async function examine(options: DoctorOptions): Promise<Finding[]> {
   const { place } = options;
   const clients = await readStatus(place, undefined).catch(() => []);
   const found = [privileges(), ...(await programs(options.run)), clock()];
-  found.push(
-    ...(await leftovers(place, new Set(clients.map(({ tunnel }) => tunnel)), options.run)),
-  );
+  found.push(...(await leftovers(options, clients)));
   const running = answering(clients);
   found.push(...(await lockdowns(place, options.run, running)));
   found.push(...clients.map((client) => (isSilent(client) ? silent(client) : tunnel(client))));
@@ -117,8 +117,12 @@ function clock(): Finding {
   );
 }
 
-/** A journal of a tunnel that none of the clients `running` has is one of a client that was killed. */
-async function leftovers(place: Place, running: ReadonlySet<string>, run: Run): Promise<Finding[]> {
+/** A journal of a tunnel that none of `clients`, which run, has is one of a client that was killed. */
+async function leftovers(
+  { place, run, namespaceFiles }: DoctorOptions,
+  clients: readonly (ClientStatus | SilentClient)[],
+): Promise<Finding[]> {
+  const running = new Set(clients.map(({ tunnel }) => tunnel));
   const found: Finding[] = [];
   const killed: string[] = [];
   try {
@@ -136,7 +140,12 @@ async function leftovers(place: Place, running: ReadonlySet<string>, run: Run): 
     return [...found, unknown('leftovers', text, 'Run `vpn-client cleanup`, or connect again.')];
   }
   // Those of a good journal were named with it. Who may not ask the packet filter was told above.
-  const left = (await findLeftovers(run).catch(() => [])).map(({ what }) => what);
+  const inNamespaces = await findLeftNamespaces(run, null, namespaceFiles).catch(() => []);
+  const inUse = answering(clients).map(({ netns }) => netns);
+  const left = [
+    ...(await findLeftovers(run).catch(() => [])),
+    ...inNamespaces.filter((one) => one.owner === ownerOf(place) && !inUse.includes(one.netns)),
+  ].map(({ what }) => what);
   if (left.length > 0) {
     const text = `clients that are gone left, without a journal: ${left.join(', ')}`;
     found.push(unknown('leftovers', text, 'Run `vpn-client cleanup`.'));

@@ -12,10 +12,11 @@ import type { ConnectionState } from './connection.ts';
 import { SEALED_MARK } from './full-tunnel.ts';
 import { OwnNameServers } from './host-view.ts';
 import { innerAddresses, type Network } from './lease.ts';
+import { findLeftNamespaces, undoLeft } from './left-namespaces.ts';
 import { Lockdowns } from './lockdown.ts';
 import { lookUpBeside } from './lookup-beside.ts';
 import { NetworkSetup, type Traffic, type Wish } from './network-setup.ts';
-import type { TunnelPlace } from './place.ts';
+import { ownerOf, type TunnelPlace } from './place.ts';
 import { Protection, type ProtectionState } from './protection.ts';
 import type { LookUp } from './resolve.ts';
 
@@ -59,7 +60,10 @@ export class HostSide {
     this.journal = journal;
     const port = (): number | null => this.#port;
     const own = new OwnNameServers();
-    this.#setup = new NetworkSetup({ device, journal, traffic, mark, run, port, nameServers: own });
+    this.#setup = new NetworkSetup({
+      ...{ device, journal, traffic, mark, run, place, port },
+      nameServers: own,
+    });
     const { protect, lan } = traffic;
     const lockdowns = traffic.lockdown ? new Lockdowns(place.stateDirectory) : null;
     this.#protection = protect ? new Protection({ device, journal, run, lan, lockdowns }) : null;
@@ -110,7 +114,24 @@ export class HostSide {
       this.#options.log.warn({ changes: left }, 'undoing what a client before left behind');
       this.#report(await this.journal.undoAll(this.#protection?.what));
     }
+    await this.#clearNamespace();
     if (this.#mark === 0 && (mayBeFull || this.#protection !== null)) this.#mark = SEALED_MARK;
+  }
+
+  /** What a client before left in our namespace, and its journal does not know. */
+  async #clearNamespace(): Promise<void> {
+    const { place, traffic, run, log } = this.#options;
+    const { netns } = traffic;
+    if (netns === null) return;
+    const all = await findLeftNamespaces(run, netns).catch(() => []);
+    for (const left of all.filter(({ owner }) => owner === ownerOf(place))) {
+      log.warn({ changes: [left.what] }, 'undoing what a client before left behind');
+      try {
+        await undoLeft(left, run);
+      } catch (error) {
+        this.#report([{ what: left.what, error }]);
+      }
+    }
   }
 
   /** There is a device, and a socket at `port`. */

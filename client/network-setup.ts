@@ -30,11 +30,13 @@ import {
   forwards,
   type HostView,
   OwnNameServers,
+  type RouteRow,
   readHostView,
   readTakenNumbers,
 } from './host-view.ts';
 import { findOverlap, type Overlap, overlapChanges } from './lan.ts';
 import { innerAddresses, type Network } from './lease.ts';
+import { ownerMark, type Place } from './place.ts';
 import { guardScript, innerAlone, type OpenQuery, queryScript } from './protection-rules.ts';
 
 /** How this host's traffic is to go, as the user asked. */
@@ -54,6 +56,8 @@ export interface SetupOptions {
   readonly device: string;
   readonly journal: Journal;
   readonly traffic: Traffic;
+  /** Of the client, for what says whose it is. */
+  readonly place: Place;
   /** The profile's fwmark; 0: none. */
   readonly mark: number;
   /** UDP port of our datagrams; null: not open yet. */
@@ -130,7 +134,8 @@ export class NetworkSetup {
     if (netns === null) return;
     if (!existsSync(`/run/netns/${netns}`)) {
       await journal.apply(namespaceItself(netns));
-      await this.#inside('ip', ['link', 'set', 'dev', 'lo', 'up']);
+      const alias = ['alias', ownerMark(this.#options.place)];
+      await this.#inside('ip', ['link', 'set', 'dev', 'lo', 'up', ...alias]);
     }
     await this.#outside('ip', ['link', 'set', 'dev', device, 'netns', netns]);
   }
@@ -155,10 +160,33 @@ export class NetworkSetup {
     }
     for (const change of wanted) {
       if (this.#applied.has(change.what)) continue;
-      this.#applied.set(change.what, await journal.apply(change).catch(explain(change)));
+      const applied = journal.apply(change).catch((error) => this.#explain(change, error));
+      this.#applied.set(change.what, await applied);
     }
     const { carried, blocked } = familiesOf(wish.network, wish.full);
     this.#full = this.#options.traffic.netns === null ? [...carried, ...blocked] : [];
+  }
+
+  /** Somebody else may have the same; the kernel's words do not say who. */
+  async #explain({ what, apply }: HostChange, cause: unknown): Promise<never> {
+    if (!commandFailure(cause)?.stderr.includes('File exists')) throw cause;
+    const { netns } = this.#options.traffic;
+    if (netns === null) {
+      throw new VpnError('NETWORK_CLASH', `the ${what} is on this host already`, {
+        cause,
+        hint: 'Another tunnel or program has it: end that one (`vpn-client status`, `ip route`), or connect with --netns NAME.',
+      });
+    }
+    const family = apply.includes('-6') ? '-6' : '-4';
+    const ask = ['-json', family, 'route', 'show', 'default'];
+    const { stdout } = await this.#inside('ip', ask);
+    const [route] = JSON.parse(stdout || '[]') as RouteRow[];
+    const through = route?.dev === undefined ? '' : `, through ${route.dev}`;
+    const text = `namespace ${netns} has a default route of IPv${family.slice(1)} already${through}`;
+    throw new VpnError('NETWORK_CLASH', text, {
+      cause,
+      hint: `Everything in it is to go through the tunnel. Give --netns a name that no namespace has, and it is made; or end what made that route (\`ip -n ${netns} ${family} route del default\`).`,
+    });
   }
 
   async #bringUp(mtu: number): Promise<void> {
@@ -302,17 +330,6 @@ export function familiesOf(
   const silent: Family[] = full ? both : wanted.length > 0 ? [6] : [];
   const blocked = silent.filter((family) => !carried.includes(family));
   return { carried, blocked: blocked.filter((family) => family === 4 || hasIPv6()) };
-}
-
-/** Another tunnel may have the same network; the kernel's words do not say so. */
-function explain({ what }: HostChange): (error: unknown) => never {
-  return (error) => {
-    if (!commandFailure(error)?.stderr.includes('File exists')) throw error;
-    throw new VpnError('NETWORK_CLASH', `the ${what} is on this host already`, {
-      cause: error,
-      hint: 'Another tunnel or program has it: end that one (`vpn-client status`, `ip route`), or connect with --netns NAME.',
-    });
-  };
 }
 
 function hasIPv6(): boolean {

@@ -1,6 +1,6 @@
 /** Where clients live: their directories, and the files of each tunnel that others look for. */
 import { readdirSync, statSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { toHex } from '../shared/bytes.ts';
 import { VpnError } from '../shared/errors.ts';
 import { hash } from '../shared/noise/crypto.ts';
@@ -31,6 +31,9 @@ export interface TunnelPlace extends Place {
   /** Of `connect --daemon`. */
   readonly logPath: string;
 }
+
+/** What stands where things of the whole host have to say whose they are. */
+const MARK = 'vpn-client --run ';
 
 const SOCKET = /^client-(.+)\.sock$/;
 const JOURNAL = /^client-(.+)\.journal$/;
@@ -96,6 +99,21 @@ export function placeOfTunnel(place: Place, tunnel: string): TunnelPlace {
     journalPath: file('journal'),
     logPath: file('log'),
   };
+}
+
+/** Whose what a client makes is, where the whole host sees it: its run directory, as in a mark. */
+export function ownerOf({ runDirectory }: Place): string {
+  return resolve(runDirectory);
+}
+
+/** The mark of the clients of a run directory: how to call their program. */
+export function ownerMark(place: Place): string {
+  return MARK + ownerOf(place);
+}
+
+/** The run directory in a mark; null: it is none. */
+export function ownerIn(mark: string | undefined): string | null {
+  return mark?.startsWith(MARK) ? mark.slice(MARK.length) : null;
 }
 
 /** Longest name of a tunnel, short enough for a socket, and what stands at the end of a shortened one. */

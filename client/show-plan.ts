@@ -14,7 +14,7 @@ import { forwards } from './host-view.ts';
 import { acceptLease, type Network } from './lease.ts';
 import { Lockdowns } from './lockdown.ts';
 import { NetworkSetup, namespaceItself, type Traffic } from './network-setup.ts';
-import type { TunnelPlace } from './place.ts';
+import { ownerMark, type TunnelPlace } from './place.ts';
 import { planTunnel } from './plan.ts';
 import type { ProfileStore } from './profile-store.ts';
 import { Protection } from './protection.ts';
@@ -102,7 +102,7 @@ export async function showPlan(request: PlanRequest, output: Output): Promise<Ex
   if (running !== null) throw running;
   // Both only read here: nothing goes through the journal.
   const journal = new Journal(place.journalPath);
-  const setup = new NetworkSetup({ device, journal, traffic, mark, port: () => null });
+  const setup = new NetworkSetup({ device, journal, traffic, mark, place, port: () => null });
   const steps: Step[] = [];
   if (traffic.protect) {
     const { lan, lockdown } = traffic;
@@ -130,7 +130,7 @@ export async function showPlan(request: PlanRequest, output: Output): Promise<Ex
     steps.push({ what: `MTU ${mtu} on ${device}`, command, input: null, undo: null, stays: false });
     const changes = await setup.plan({ network, full, endpoints: [], nameServers: dns.servers });
     steps.push(...changes.map((change) => stepOf(change)));
-    const names = new Dns(dnsOptions(device, traffic.netns, journal, run));
+    const names = new Dns(dnsOptions({ device, journal, run }, traffic.netns, ownerMark(place)));
     const told = await names.plan(dns);
     steps.push(...told.changes.map((change) => stepOf(change)));
   }

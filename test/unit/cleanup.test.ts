@@ -1,6 +1,14 @@
 /** `vpn-client cleanup` with the journals of several clients; needs the privilege it asks for. */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -30,9 +38,11 @@ function setUp() {
   const { said, shown, output } = collectOutput();
   const host = new MadeUpHost();
   const resolvConf = join(folder, 'etc-resolv.conf');
-  const clean = () => cleanUp(place, false, output, { run: host.run, resolvConf });
+  const namespaceFiles = join(folder, 'netns');
+  const options = { run: host.run, resolvConf, namespaceFiles };
+  const clean = () => cleanUp(place, false, output, options);
   const isOurs = () => readFileSync(resolver, 'utf8');
-  return { place, host, resolvConf, said, shown, clean, resolver: isOurs };
+  return { place, host, resolvConf, namespaceFiles, said, shown, clean, resolver: isOurs };
 }
 
 asRoot('a damaged journal keeps nobody else from being cleaned up', async () => {
@@ -164,6 +174,84 @@ asRoot(
     expect(said.at(-1)).toMatch(/\. Put back what this host had: a link, or/);
   },
 );
+
+const NOTE = '# Written by vpn-client while its tunnel is up; it puts back what was here.\n';
+const lo = (runDirectory?: string) => ({
+  ifname: 'lo',
+  ...(runDirectory === undefined ? {} : { ifalias: `vpn-client --run ${runDirectory}` }),
+});
+const tun = { ifname: 'cvc9', linkinfo: { info_kind: 'tun' } };
+
+/** The resolver file of a namespace. */
+function writeNames(directory: string, netns: string, text: string): string {
+  mkdirSync(join(directory, netns), { recursive: true });
+  const file = join(directory, netns, 'resolv.conf');
+  writeFileSync(file, text);
+  return file;
+}
+
+asRoot('namespaces and their files of a client without a journal go, no others', async () => {
+  const { place, host, namespaceFiles, said, shown, clean } = setUp();
+  await clean();
+  const names = (netns: string, text: string) => writeNames(namespaceFiles, netns, text);
+  const mine = `${NOTE}# vpn-client --run ${place.runDirectory}\nnameserver 10.9.0.1\n`;
+  const gone = [
+    names('office', mine),
+    // Of a namespace that a reboot has taken, and of one that another program made.
+    names('rebooted', mine),
+    names('foreign', mine),
+  ];
+  writeFileSync(join(namespaceFiles, 'foreign', 'hosts'), '');
+  host.namespaces.set('office', [lo(place.runDirectory)]);
+  host.namespaces.set('foreign', [lo(), { ifname: 'eth0', linkinfo: { info_kind: 'veth' } }]);
+  const kept = [
+    names('used', mine),
+    names('closed', mine),
+    names('own', 'nameserver 192.0.2.1\n'),
+    // That of a host that lives in a namespace, with a journal that is elsewhere.
+    names('host', `${NOTE}nameserver 10.9.0.1\n`),
+    names('other', mine.replace(place.runDirectory, '/run/other')),
+  ];
+  host.namespaces.set('used', [lo(place.runDirectory), tun]);
+  host.namespaces.set('closed', null);
+  host.namespaces.set('own', [lo()]);
+  host.namespaces.set('host', [lo()]);
+  host.namespaces.set('other', [lo('/run/other')]);
+  expect(await clean()).toBe(0);
+  const undone = ['namespace office', ...gone.map((file) => `file ${file}`)];
+  expect(shown.at(-1)?.text.split('\n').sort()).toEqual(
+    undone.map((what) => `undone: ${what}, of a client that is gone`).sort(),
+  );
+  expect(host.changes).toEqual(['ip netns delete office']);
+  expect(gone.map((file) => existsSync(file))).toEqual([false, false, false]);
+  expect(kept.every((file) => existsSync(file))).toBe(true);
+  expect(readdirSync(namespaceFiles).sort()).toEqual(
+    ['closed', 'foreign', 'host', 'other', 'own', 'used'].sort(),
+  );
+  expect(said.at(-1)).toContain(`file ${kept.at(-1)}`);
+  expect(said.at(-1)).toMatch(/namespace other; `vpn-client cleanup --run \/run\/other` undoes it/);
+  expect(await clean()).toBe(0);
+  expect(shown.at(-1)?.text).toBe('nothing to undo');
+});
+
+asRoot('what a client that runs is about to use in a namespace stays', async () => {
+  const { place, host, namespaceFiles, clean } = setUp();
+  await clean();
+  const running = placeOfTunnel(place, 'a');
+  const mark = lo(place.runDirectory);
+  host.namespaces.set('office', [mark]);
+  host.namespaces.set('left', [mark]);
+  writeNames(namespaceFiles, 'left', `${NOTE}# vpn-client --run ${place.runDirectory}\n`);
+  const status = () => ({ tunnel: 'a', netns: 'office' });
+  const socket = await serveLocalSocket(running.socketPath, { status });
+  try {
+    expect(await clean()).toBe(0);
+    expect([...host.namespaces.keys()]).toEqual(['office']);
+    expect(existsSync(namespaceFiles)).toBe(false);
+  } finally {
+    await socket.close();
+  }
+});
 
 asRoot('a client that only begins keeps its journal and its rules', async () => {
   const { place, host, said, clean, resolver } = setUp();

@@ -46,6 +46,7 @@ async function findings(change: Partial<DoctorOptions> = {}): Promise<Finding[]>
     lookUp: async () => ['10.0.0.1'],
     knock: async () => null,
     resolvConf: join(folder, 'resolv.conf'),
+    namespaceFiles: join(folder, 'netns'),
     ...change,
   });
 }
@@ -131,6 +132,18 @@ test('a damaged journal is named with what to type, and so are rules without a j
   ]);
   rmSync(journal);
   expect(await left()).toEqual([rules]);
+});
+
+test('what is left of a tunnel in a namespace is named, and nothing of other run directories', async () => {
+  const host = new MadeUpHost();
+  const mark = (directory: string) => ({ ifname: 'lo', ifalias: `vpn-client --run ${directory}` });
+  host.namespaces.set('office', [mark(join(folder, 'run'))]);
+  host.namespaces.set('other', [mark('/run/other')]);
+  const asked: Run = (program, args) =>
+    args.includes('netns') || args[0] === '-n' ? host.run(program, args) : run(program, args);
+  expect(about(await findings({ run: asked }), 'leftovers')).toEqual([
+    'unknown: clients that are gone left, without a journal: namespace office',
+  ]);
 });
 
 test('what is wrong is named with what to type, and the first of it is the exit code', async () => {

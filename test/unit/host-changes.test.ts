@@ -242,6 +242,7 @@ function setupOn(host: FakeHost, protect = false): NetworkSetup {
     journal: new Journal(path, host.run),
     traffic: { full: 'no', lan: true, protect, lockdown: false, netns: null },
     mark: 0,
+    place: { stateDirectory: '/state', runDirectory: '/run/here' },
     port: () => null,
     run: host.run,
   });

@@ -8,6 +8,8 @@ export class MadeUpHost {
   /** Of the family inet: chains by table. */
   readonly tables = new Map<string, readonly string[]>();
   links: readonly string[] = ['lo', 'eth0'];
+  /** Links of other namespaces, by name; null: nobody may look. */
+  readonly namespaces = new Map<string, readonly Row[] | null>();
   /** Those in the link group of tunnels. */
   tunnels: readonly string[] = [];
   /** Rules and routes by family, `-4` and `-6`. */
@@ -33,7 +35,15 @@ export class MadeUpHost {
       const tables = [...this.tables.keys()].map((name) => ({ table: { family: 'inet', name } }));
       return { nftables: [...tables, ...chains] };
     }
+    if (args.includes('netns') && args.includes('list')) {
+      return [...this.namespaces.keys()].map((name) => ({ name }));
+    }
     if (!args.includes('show')) return null;
+    if (first === '-n') {
+      const rows = this.namespaces.get(args[1]!);
+      if (!rows) throw new Error('Operation not permitted');
+      return rows;
+    }
     if (args.includes('group')) return this.tunnels.map((ifname) => ({ ifname }));
     if (args.includes('address')) return this.links.map((ifname) => ({ ifname, flags: [] }));
     return (what === 'rule' ? this.rules : this.routes)[first!] ?? [];
@@ -44,6 +54,7 @@ export class MadeUpHost {
     this.refuse(line);
     this.changes.push(line);
     if (program === 'nft') this.tables.delete(args.at(-1)!);
+    else if (args.includes('netns')) this.namespaces.delete(args.at(-1)!);
     else if (args.includes('flush')) this.routes = {};
     else this.rules = {};
   }

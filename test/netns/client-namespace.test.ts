@@ -1,0 +1,142 @@
+/**
+ * A tunnel in a namespace of its own where something is in its way, and what a client leaves there
+ * that was killed and has lost its journal. No server is needed: the profile's peer is one that
+ * calls us. Namespaces and /etc/netns are those of the machine, so names have our process id.
+ *
+ *   a eth0 10.77.1.2 ---- 10.77.1.1 s1 server (silent)
+ */
+import { execFileSync } from 'node:child_process';
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { generatePrivateKey, keyToBase64, publicKeyOf } from '../../keys/keypair.ts';
+import { inNet, type Net } from './harness.ts';
+import { ownFiles } from './host-state.ts';
+import { Program } from './program.ts';
+import { layStar } from './topology.ts';
+import { Client, commandLine } from './vpn.ts';
+
+const ip = (...args: string[]) => execFileSync('ip', args, { encoding: 'utf8' });
+
+/** What a cleanup undid of a namespace; sockets of other tests may be beside it. */
+function namesIn(stdout: string, netns: string): string[] {
+  const { undone } = JSON.parse(stdout) as { undone: string[] };
+  return undone.filter((what) => what.includes(netns));
+}
+
+/** `body` with a name for a namespace, of which nothing is left afterwards. */
+async function withName(end: string, body: (netns: string, net: Net) => Promise<void>) {
+  const netns = `cvt-${process.pid}-${end}`;
+  try {
+    await inNet(['server', 'a'], async (net) => {
+      layStar(net, ['a']);
+      await body(netns, net);
+    });
+  } finally {
+    if (existsSync(`/run/netns/${netns}`)) ip('netns', 'delete', netns);
+    rmSync(ownFiles(netns), { recursive: true, force: true });
+  }
+}
+
+/** Programs on host a with the machine's own mounts: a namespace that one makes others see. */
+class Host {
+  readonly client: Client;
+  readonly #net: Net;
+  readonly #profile: string;
+
+  constructor(net: Net) {
+    this.client = new Client(net, 'a');
+    this.#net = net;
+    this.#profile = join(net.directory, 'office.conf');
+    const [own, other] = [generatePrivateKey(), generatePrivateKey()];
+    const inside = `PrivateKey = ${keyToBase64(own)}\nAddress = 10.0.9.2/24\nDNS = 10.0.9.1\n`;
+    const peer = `PublicKey = ${keyToBase64(publicKeyOf(other))}\nAllowedIPs = 0.0.0.0/0\n`;
+    writeFileSync(this.#profile, `[Interface]\n${inside}[Peer]\n${peer}`, { mode: 0o600 });
+  }
+
+  get journal(): string {
+    return join(this.client.instance.flags[3]!, 'client-office.journal');
+  }
+
+  connect(netns: string): Program {
+    const { flags } = this.client.instance;
+    return this.#start('connect', this.#profile, '--netns', netns, ...flags);
+  }
+
+  async run(command: string, ...flags: string[]) {
+    const place = flags.length > 0 ? flags : this.client.instance.flags;
+    return this.#start(command, ...place, '--json').end();
+  }
+
+  #start(...args: string[]): Program {
+    const [node, all] = commandLine('client', args);
+    const enter = [`--net=/run/netns/${this.#net.namespace('a')}`, node, ...all];
+    return this.#net.adopt(new Program('nsenter', enter));
+  }
+}
+
+test('a namespace that has a default route is refused by name, and stays as it was', async () => {
+  await withName('taken', async (netns, net) => {
+    ip('netns', 'add', netns);
+    ip('-n', netns, 'link', 'add', 'v0', 'type', 'veth', 'peer', 'name', 'v1');
+    ip('-n', netns, 'address', 'add', '192.0.2.2/24', 'dev', 'v0');
+    // Without addresses that come by themselves, some time later.
+    const up = ['addrgenmode', 'none', 'up'];
+    for (const device of ['v0', 'v1']) ip('-n', netns, 'link', 'set', device, ...up);
+    ip('-n', netns, 'route', 'add', 'default', 'via', '192.0.2.1');
+    const state = () => ip('-n', netns, 'route', 'show', 'table', 'all') + ip('-n', netns, 'link');
+    const before = state();
+    const { code, stderr } = await new Host(net).connect(netns).end();
+    expect(stderr).toContain(`namespace ${netns} has a default route of IPv4 already, through v0`);
+    expect(stderr).toContain(`ip -n ${netns} -4 route del default`);
+    expect(stderr).not.toContain('File exists');
+    expect(code).toBe(5);
+    expect(state()).toBe(before);
+    expect(existsSync(ownFiles(netns))).toBe(false);
+    expect(net.difference('a')).toEqual([]);
+  });
+});
+
+test('a client in a namespace that was killed, and its journal lost, is cleaned up by its own run directory, or its next start', async () => {
+  await withName('lost', async (netns, net) => {
+    const host = new Host(net);
+    const file = join(ownFiles(netns), 'resolv.conf');
+    const lose = async () => {
+      const program = host.connect(netns);
+      await program.says(/connected:/);
+      await program.kill();
+      rmSync(host.journal);
+      expect(existsSync(`/run/netns/${netns}`)).toBe(true);
+    };
+    const gone = () => [existsSync(`/run/netns/${netns}`), existsSync(ownFiles(netns))];
+    await lose();
+    const doctor = await host.run('doctor');
+    expect(doctor.stdout).toContain(`file ${file}, namespace ${netns}`);
+
+    // Its own client knows more, if it has a journal.
+    const { flags } = new Client(net, 'a', 'other').instance;
+    const other = await host.run('cleanup', ...flags);
+    expect([other.code, namesIn(other.stdout, netns)]).toEqual([0, []]);
+    expect(other.stderr).toContain(`cleanup --run ${host.client.instance.flags[3]}`);
+    expect(gone()).toEqual([true, true]);
+
+    const own = await host.run('cleanup');
+    expect(own.code, own.stdout + own.stderr).toBe(0);
+    const undone = [`file ${file}`, `namespace ${netns}`];
+    expect(namesIn(own.stdout, netns)).toEqual(
+      undone.map((what) => `${what}, of a client that is gone`),
+    );
+    expect(gone()).toEqual([false, false]);
+    expect(namesIn((await host.run('cleanup')).stdout, netns)).toEqual([]);
+
+    await lose();
+    const next = host.connect(netns);
+    await next.says(/connected:/);
+    expect(readFileSync(file, 'utf8')).toContain('nameserver 10.0.9.1');
+    // What runs is nobody's to remove.
+    expect((await host.run('cleanup')).code).toBe(8);
+    expect((await next.stop()).code).toBe(143);
+    expect(gone()).toEqual([false, false]);
+    expect(net.difference('a')).toEqual([]);
+  });
+});
