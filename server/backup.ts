@@ -12,6 +12,7 @@ import { VpnError } from '../shared/errors.ts';
 import { giveToOwner } from '../shared/system/give-to-owner.ts';
 import { acquireInstanceLock } from '../shared/system/instance-lock.ts';
 import { makeDirectory } from '../shared/system/make-directory.ts';
+import { requireNotLed } from '../shared/system/own-file.ts';
 import { timeText } from './expiry.ts';
 import { IDENTITY_FILE } from './identity.ts';
 import { extractStore, readBackup, writeBackup } from './store/backup-file.ts';
@@ -43,7 +44,7 @@ export interface RestoreReply extends BackupReply {
 
 /**
  * Writes a backup of `directory`, whose server may run, to `file`. Throws VpnError NOT_RUNNING
- * (there is no store), RESTORE_UNFINISHED, BACKUP_EXISTS, BACKUP_FAILED and the errors of key files.
+ * (there is no store), STATE_UNUSABLE, RESTORE_UNFINISHED, BACKUP_EXISTS, BACKUP_FAILED and the errors of key files.
  */
 export function backUp(
   directory: string,
@@ -51,6 +52,7 @@ export function backUp(
   options: { readonly now: number; readonly replace: boolean },
 ): BackupReply {
   const database = join(directory, STORE_FILE);
+  for (const name of [STORE_FILE, IDENTITY_FILE]) requireNotLed(join(directory, name));
   if (!existsSync(database)) {
     throw new VpnError('NOT_RUNNING', `no server has been started in ${directory}`, {
       hint: 'Check --state.',
@@ -105,7 +107,7 @@ export function withWayBack(error: VpnError, directory: string): VpnError {
 /**
  * Puts the store and the identity of `file` in place of those in `directory`, whose server is
  * stopped; what was there is kept in `backups/`. `replace`: also when that is in order. Throws
- * VpnError ALREADY_RUNNING, BACKUP_UNUSABLE, BACKUP_FAILED, STATE_IN_USE,
+ * VpnError ALREADY_RUNNING, STATE_UNUSABLE, BACKUP_UNUSABLE, BACKUP_FAILED, STATE_IN_USE,
  * KEY_FILE_READABLE_BY_OTHERS.
  *
  * Killed anywhere, it leaves what was there whole and in its place, or requireRestored() refuses
@@ -116,6 +118,7 @@ export function restore(
   file: string,
   options: { readonly now: number; readonly replace: boolean },
 ): RestoreReply {
+  requireNotLed(file);
   requireOwnerOnly(file);
   const facts = readBackup(file);
   const lock = acquireInstanceLock(directory, 'server');
@@ -182,6 +185,7 @@ function requireNoGoodStore(database: string): void {
 /** Where backups and replaced stores of a state directory lie. */
 function makeFolder(directory: string): string {
   const folder = join(directory, FOLDER);
+  requireNotLed(folder);
   makeDirectory(folder, 0o700);
   giveToOwner(folder);
   return folder;

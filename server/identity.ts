@@ -13,6 +13,7 @@ import {
   publicKeyOf,
 } from '../keys/keypair.ts';
 import { VpnError } from '../shared/errors.ts';
+import { requireNotLed } from '../shared/system/own-file.ts';
 import type { Store } from './store/store.ts';
 
 export const IDENTITY_FILE = 'identity.key';
@@ -23,11 +24,12 @@ export interface ServerIdentity {
 }
 
 /**
- * Reads the identity, or makes it in a new state directory. Throws VpnError IDENTITY_MISMATCH and
- * the errors of key files.
+ * Reads the identity, or makes it in a new state directory. Throws VpnError STATE_UNUSABLE,
+ * IDENTITY_MISMATCH and the errors of key files.
  */
 export function loadIdentity(directory: string, store: Store): ServerIdentity {
   const path = join(directory, IDENTITY_FILE);
+  requireNotLed(path);
   const noted = store.identity();
   if (!existsSync(path)) {
     if (noted !== null) {

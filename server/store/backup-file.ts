@@ -2,10 +2,19 @@
  * A backup: one SQLite file, mode 0600, that is a copy of the store with one more table, which
  * has the server's private key. Owns the file's format; where backups lie is backup.ts.
  */
-import { constants, copyFileSync, linkSync, renameSync, rmSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  copyFileSync,
+  linkSync,
+  openSync,
+  renameSync,
+  rmSync,
+} from 'node:fs';
 import { KEY_BYTES, keyToBase64, type PrivateKey, publicKeyOf } from '../../keys/keypair.ts';
 import { VpnError } from '../../shared/errors.ts';
-import { Database } from './database.ts';
+import { requireNotLed } from '../../shared/system/own-file.ts';
+import { type Database, openDatabase } from './database.ts';
 import { MIGRATIONS } from './schema.ts';
 
 export interface BackupFacts {
@@ -17,7 +26,7 @@ export interface BackupFacts {
 
 /**
  * Copies the store in `database`, in use or not, to `target`. `replace`: also when there is one;
- * else throws VpnError BACKUP_EXISTS. BACKUP_FAILED when the disk refuses; then there is no new
+ * else throws VpnError BACKUP_EXISTS. STATE_UNUSABLE for a link in another user's directory, BACKUP_FAILED when the disk refuses; then there is no new
  * file and no old one is touched.
  */
 export function writeBackup(
@@ -29,12 +38,15 @@ export function writeBackup(
   const part = `${target}.part`;
   const umask = process.umask(0o077);
   try {
+    requireNotLed(target);
     rmSync(part, { force: true });
-    using(new Database(database, { readonly: true, timeout: 2_000 }), (db) => {
+    // SQLite would follow a link that comes before it; it takes a file that is empty.
+    closeSync(openSync(part, 'wx', 0o600));
+    using(openDatabase(database, { readonly: true, timeout: 2_000 }), (db) => {
       // A snapshot: the server may go on writing.
       db.prepare('VACUUM INTO ?').run(part);
     });
-    using(new Database(part), (db) => {
+    using(openDatabase(part), (db) => {
       db.pragma('synchronous = FULL');
       db.exec('CREATE TABLE backup (private_key BLOB NOT NULL, made INTEGER NOT NULL) STRICT');
       db.prepare('INSERT INTO backup VALUES (?, ?)').run(content.privateKey, content.now);
@@ -42,6 +54,7 @@ export function writeBackup(
     if (replace) renameSync(part, target);
     else linkSync(part, target);
   } catch (cause) {
+    if (cause instanceof VpnError) throw cause;
     const { code, message } = cause as NodeJS.ErrnoException;
     if (code === 'EEXIST') throw new VpnError('BACKUP_EXISTS', `${target} exists`, { cause });
     throw new VpnError('BACKUP_FAILED', `cannot write ${target}: ${message}`, { cause });
@@ -57,7 +70,7 @@ export function readBackup(path: string): BackupFacts {
     throw new VpnError('BACKUP_UNUSABLE', `${path} ${what}`, { cause });
   };
   try {
-    return using(new Database(path, { readonly: true, fileMustExist: true }), (db) => {
+    return using(openDatabase(path, { readonly: true, fileMustExist: true }), (db) => {
       const found = db.pragma('integrity_check(1)', { simple: true });
       if (found !== 'ok') refuse(`is damaged: ${found}`);
       if ((db.pragma('user_version', { simple: true }) as number) > MIGRATIONS.length) {
@@ -86,7 +99,7 @@ export function extractStore(path: string, target: string): void {
     // A journal of one that was cut off would be played back into this one.
     for (const suffix of ['', '-journal']) rmSync(target + suffix, { force: true });
     copyFileSync(path, target, constants.COPYFILE_EXCL);
-    using(new Database(target), (db) => {
+    using(openDatabase(target), (db) => {
       db.pragma('synchronous = FULL');
       // The key belongs into identity.key alone.
       db.pragma('secure_delete = ON');
@@ -94,6 +107,7 @@ export function extractStore(path: string, target: string): void {
     });
   } catch (cause) {
     rmSync(target, { force: true });
+    if (cause instanceof VpnError) throw cause;
     const { message } = cause as Error;
     throw new VpnError('BACKUP_FAILED', `cannot write ${target}: ${message}`, { cause });
   } finally {

@@ -8,7 +8,7 @@ import type { PublicKey } from '../../keys/keypair.ts';
 import { keyFromBase64, keyToBase64 } from '../../keys/keypair.ts';
 import { VpnError } from '../../shared/errors.ts';
 import { makeDirectory } from '../../shared/system/make-directory.ts';
-import { Database, type RunResult, type Statement } from './database.ts';
+import { type Database, openDatabase, type RunResult, type Statement } from './database.ts';
 import {
   bytesOf,
   columnOf,
@@ -41,7 +41,7 @@ export const STORE_FILE = 'server.db';
 /**
  * Opens the store in `path`, making it (and its directory, mode 0700) when it is missing and
  * bringing an older one up to date. The caller holds the instance lock of the directory.
- * Throws VpnError: STORE_CORRUPT, STORE_TOO_NEW, STORE_FAILED.
+ * Throws VpnError: STATE_UNUSABLE, STORE_CORRUPT, STORE_TOO_NEW, STORE_FAILED.
  */
 export function openSqliteStore(path: string): SqliteStore {
   const isNew = !existsSync(path);
@@ -50,7 +50,7 @@ export function openSqliteStore(path: string): SqliteStore {
   let db: Database | null = null;
   try {
     makeDirectory(dirname(path), 0o700);
-    db = new Database(path, { timeout: 2_000 });
+    db = openDatabase(path, { timeout: 2_000 });
     if (!isNew) requireIntact(db, path);
     db.pragma('journal_mode = WAL');
     db.pragma('synchronous = FULL');

@@ -264,7 +264,9 @@ export class Journal {
       }
       makeDirectory(dirname(this.#path), 0o700);
       const temporary = `${this.#path}.new`;
-      const fd = openSync(temporary, 'w', 0o600);
+      // One that is there was left by a process that was killed, or is a link that leads elsewhere.
+      rmSync(temporary, { force: true });
+      const fd = openSync(temporary, 'wx', 0o600);
       try {
         writeSync(fd, JSON.stringify(this.#entries));
         fsyncSync(fd);

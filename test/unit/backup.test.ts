@@ -8,6 +8,7 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -140,6 +141,49 @@ it.skipIf(process.getuid?.() !== 0)('no link in such a directory leads root else
   expect(lstatSync(join(service, 'link')).uid).toBe(61_234);
   expect(readFileSync(join(root, 'precious'), 'utf8')).toBe('text');
 });
+
+it.skipIf(process.getuid?.() !== 0).each([
+  ['server.db', () => void openState(service()).close()],
+  ['identity.key', () => void openState(service()).close()],
+  ['identity.key', () => void backUp(service(), file, once)],
+  ['server.db', () => void backUp(service(), file, once)],
+  ['backups', () => backUpToday(service(), now)],
+  ['backups/server-2026-05-05.db', () => backUpToday(service(), now)],
+  [
+    'backups/mine.db',
+    () => void restore(service(), join(service(), 'backups/mine.db'), { now, replace: true }),
+  ],
+])('refuses in the directory of a service a link at %s, and touches nothing', (name, act) => {
+  backUp(state, file, once);
+  close();
+  renameSync(state, service());
+  backUpToday(service(), now);
+  const precious = join(root, 'precious');
+  const link = join(service(), name);
+  if (name === 'backups/mine.db') renameSync(file, precious);
+  else if (existsSync(link)) renameSync(link, precious);
+  rmSync(file, { force: true });
+  for (const path of ['', ...(readdirSync(service(), { recursive: true }) as string[])]) {
+    chownSync(join(service(), path), 61_234, 61_235);
+  }
+  const facts = () => {
+    const files = statSync(precious).isDirectory()
+      ? readdirSync(precious)
+      : [readFileSync(precious, 'base64')];
+    return [statSync(precious).uid, statSync(precious).mtimeMs, files];
+  };
+  symlinkSync(precious, link);
+  const before = facts();
+  expect(codeOf(act)).toBe('STATE_UNUSABLE');
+  expect(facts()).toEqual(before);
+  expect(existsSync(file)).toBe(false);
+  // A link to nothing makes nothing.
+  rmSync(precious, { recursive: true });
+  expect(codeOf(act)).toBe('STATE_UNUSABLE');
+  expect(existsSync(precious)).toBe(false);
+});
+
+const service = () => join(root, 'service');
 
 it('replaces a file only when told', () => {
   writeFileSync(file, 'something else');

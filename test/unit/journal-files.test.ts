@@ -57,6 +57,16 @@ test('a symbolic link comes back as one, what it leads to is not touched', async
   expect(readlinkSync(file)).toBe('stub.conf');
 });
 
+test('what lies where the journal is written anew is replaced, not followed', async () => {
+  const precious = join(folder, 'precious');
+  writeFileSync(precious, 'text');
+  symlinkSync(precious, `${path}.new`);
+  new Journal(path).replaceFile(file, 'ours\n');
+  expect(readFileSync(precious, 'utf8')).toBe('text');
+  expect(await reopened().undoAll()).toEqual([]);
+  expect(existsSync(file)).toBe(false);
+});
+
 test('a file that was not there goes again, with the folders that were made for it', async () => {
   const deep = join(folder, 'netns', 'office', 'resolv.conf');
   new Journal(path).replaceFile(deep, 'ours\n');
