@@ -57,14 +57,7 @@ export async function readHostView(device: string, run: Run): Promise<HostView> 
       return range === null ? [] : [{ device: link.name, range }];
     }),
   );
-  const rows = (
-    await Promise.all(
-      ['-4', '-6'].map((family) =>
-        rowsOf<RouteRow>(run, [family, '-json', 'route', 'show', 'default']),
-      ),
-    )
-  ).flat();
-  const gateways = rows.flatMap(({ dev, gateway }) =>
+  const gateways = (await readDefaultRoutes(run)).flatMap(({ dev, gateway }) =>
     dev !== undefined && gateway !== undefined && dev !== device
       ? [{ device: dev, address: gateway }]
       : [],
@@ -167,6 +160,13 @@ export function forwards(netns: string | null, folder = FORWARDING): boolean {
 }
 
 /** Rows of `ip -json`; a host without IPv6 has none. */
+/** Of both families, in the main table. Errors: COMMAND_FAILED, COMMAND_MISSING. */
+export async function readDefaultRoutes(run: Run): Promise<RouteRow[]> {
+  const read = (family: string) =>
+    rowsOf<RouteRow>(run, [family, '-json', 'route', 'show', 'default']);
+  return (await Promise.all(['-4', '-6'].map(read))).flat();
+}
+
 async function rowsOf<T>(run: Run, args: readonly string[]): Promise<T[]> {
   const { stdout } = await run('ip', args);
   return JSON.parse(stdout.trim() || '[]') as T[];

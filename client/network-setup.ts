@@ -30,7 +30,7 @@ import {
   forwards,
   type HostView,
   OwnNameServers,
-  type RouteRow,
+  readDefaultRoutes,
   readHostView,
   readTakenNumbers,
 } from './host-view.ts';
@@ -122,7 +122,8 @@ export class NetworkSetup {
 
   /**
    * There is a device, and a socket: moves the device to its namespace, which is made when there
-   * is none of that name. `marked`: our datagrams have a mark, and go beside full tunnels.
+   * is none of that name. `marked`: our datagrams have a mark, and go beside full tunnels. Errors:
+   * NETWORK_CLASH when there is another way out of the namespace, COMMAND_FAILED.
    */
   async place(marked: boolean): Promise<void> {
     const { device, journal, traffic } = this.#options;
@@ -136,8 +137,21 @@ export class NetworkSetup {
       await journal.apply(namespaceItself(netns));
       const alias = ['alias', ownerMark(this.#options.place)];
       await this.#inside('ip', ['link', 'set', 'dev', 'lo', 'up', ...alias]);
+    } else {
+      await this.#requireNoWayOut(netns);
     }
     await this.#outside('ip', ['link', 'set', 'dev', device, 'netns', netns]);
+  }
+
+  /** Also a way that would not be in ours: what the tunnel does not carry would leave by it. */
+  async #requireNoWayOut(netns: string): Promise<void> {
+    const routes = await readDefaultRoutes(this.#inside);
+    const route = routes.find(({ dev, type }) => dev !== undefined && type === undefined);
+    if (route === undefined) return;
+    const message = `namespace ${netns} has a default route already, through ${route.dev}`;
+    throw new VpnError('NETWORK_CLASH', message, {
+      hint: `Everything in it is to go through this tunnel. Give --netns a name that no namespace has, and it is made; or end what made that route (\`ip -n ${netns} route\`, \`ip -n ${netns} -6 route\`).`,
+    });
   }
 
   /**
@@ -160,33 +174,10 @@ export class NetworkSetup {
     }
     for (const change of wanted) {
       if (this.#applied.has(change.what)) continue;
-      const applied = journal.apply(change).catch((error) => this.#explain(change, error));
-      this.#applied.set(change.what, await applied);
+      this.#applied.set(change.what, await journal.apply(change).catch(explain(change)));
     }
     const { carried, blocked } = familiesOf(wish.network, wish.full);
     this.#full = this.#options.traffic.netns === null ? [...carried, ...blocked] : [];
-  }
-
-  /** Somebody else may have the same; the kernel's words do not say who. */
-  async #explain({ what, apply }: HostChange, cause: unknown): Promise<never> {
-    if (!commandFailure(cause)?.stderr.includes('File exists')) throw cause;
-    const { netns } = this.#options.traffic;
-    if (netns === null) {
-      throw new VpnError('NETWORK_CLASH', `the ${what} is on this host already`, {
-        cause,
-        hint: 'Another tunnel or program has it: end that one (`vpn-client status`, `ip route`), or connect with --netns NAME.',
-      });
-    }
-    const family = apply.includes('-6') ? '-6' : '-4';
-    const ask = ['-json', family, 'route', 'show', 'default'];
-    const { stdout } = await this.#inside('ip', ask);
-    const [route] = JSON.parse(stdout || '[]') as RouteRow[];
-    const through = route?.dev === undefined ? '' : `, through ${route.dev}`;
-    const text = `namespace ${netns} has a default route of IPv${family.slice(1)} already${through}`;
-    throw new VpnError('NETWORK_CLASH', text, {
-      cause,
-      hint: `Everything in it is to go through the tunnel. Give --netns a name that no namespace has, and it is made; or end what made that route (\`ip -n ${netns} ${family} route del default\`).`,
-    });
   }
 
   async #bringUp(mtu: number): Promise<void> {
@@ -330,6 +321,17 @@ export function familiesOf(
   const silent: Family[] = full ? both : wanted.length > 0 ? [6] : [];
   const blocked = silent.filter((family) => !carried.includes(family));
   return { carried, blocked: blocked.filter((family) => family === 4 || hasIPv6()) };
+}
+
+/** Another tunnel may have the same network; the kernel's words do not say so. */
+function explain({ what }: HostChange): (error: unknown) => never {
+  return (error) => {
+    if (!commandFailure(error)?.stderr.includes('File exists')) throw error;
+    throw new VpnError('NETWORK_CLASH', `the ${what} is on this host already`, {
+      cause: error,
+      hint: 'Another tunnel or program has it: end that one (`vpn-client status`, `ip route`), or connect with --netns NAME.',
+    });
+  };
 }
 
 function hasIPv6(): boolean {

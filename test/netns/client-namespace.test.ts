@@ -75,20 +75,26 @@ class Host {
   }
 }
 
-test('a namespace that has a default route is refused by name, and stays as it was', async () => {
+test.each([
+  ['a default route', ['-4', 'route', 'add', 'default', 'via', '192.0.2.1']],
+  // What the tunnel does not carry, or our route does not clash with, would leave all the same.
+  ['one of another family', ['-6', 'route', 'add', 'default', 'dev', 'v0']],
+  ['one of lower rank', ['-4', 'route', 'add', 'default', 'via', '192.0.2.1', 'metric', '900']],
+])('a namespace that has %s is refused by name, and stays as it was', async (_, route) => {
   await withName('taken', async (netns, net) => {
+    const inside = (...args: string[]) => ip('-n', netns, ...args);
     ip('netns', 'add', netns);
-    ip('-n', netns, 'link', 'add', 'v0', 'type', 'veth', 'peer', 'name', 'v1');
-    ip('-n', netns, 'address', 'add', '192.0.2.2/24', 'dev', 'v0');
+    inside('link', 'add', 'v0', 'type', 'veth', 'peer', 'name', 'v1');
+    inside('address', 'add', '192.0.2.2/24', 'dev', 'v0');
     // Without addresses that come by themselves, some time later.
     const up = ['addrgenmode', 'none', 'up'];
-    for (const device of ['v0', 'v1']) ip('-n', netns, 'link', 'set', device, ...up);
-    ip('-n', netns, 'route', 'add', 'default', 'via', '192.0.2.1');
-    const state = () => ip('-n', netns, 'route', 'show', 'table', 'all') + ip('-n', netns, 'link');
+    for (const device of ['v0', 'v1']) inside('link', 'set', device, ...up);
+    inside(...route);
+    const state = () => inside('route', 'show', 'table', 'all') + inside('link');
     const before = state();
     const { code, stderr } = await new Host(net).connect(netns).end();
-    expect(stderr).toContain(`namespace ${netns} has a default route of IPv4 already, through v0`);
-    expect(stderr).toContain(`ip -n ${netns} -4 route del default`);
+    expect(stderr).toContain(`namespace ${netns} has a default route already, through v0`);
+    expect(stderr).toContain(`ip -n ${netns} route`);
     expect(stderr).not.toContain('File exists');
     expect(code).toBe(5);
     expect(state()).toBe(before);
