@@ -159,7 +159,6 @@ export function forwards(netns: string | null, folder = FORWARDING): boolean {
   });
 }
 
-/** Rows of `ip -json`; a host without IPv6 has none. */
 /** Of both families, in the main table. Errors: COMMAND_FAILED, COMMAND_MISSING. */
 export async function readDefaultRoutes(run: Run): Promise<RouteRow[]> {
   const read = (family: string) =>
@@ -167,6 +166,7 @@ export async function readDefaultRoutes(run: Run): Promise<RouteRow[]> {
   return (await Promise.all(['-4', '-6'].map(read))).flat();
 }
 
+/** Rows of `ip -json`; a host without IPv6 has none. */
 async function rowsOf<T>(run: Run, args: readonly string[]): Promise<T[]> {
   const { stdout } = await run('ip', args);
   return JSON.parse(stdout.trim() || '[]') as T[];
