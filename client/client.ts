@@ -431,9 +431,9 @@ export class Client {
   }
 
   async #apply(): Promise<void> {
-    const network = this.#network;
-    if (network === null) return;
+    if (this.#network === null) return;
     await this.#link.leases.inForce(async () => {
+      const network = this.#network!;
       this.#link.setPeer();
       this.#engine.configure({ mtu: network.mtu, addresses: innerAddresses(network) });
       const { full, outer: endpoints, nameServers } = this.#link;

@@ -19,6 +19,14 @@ export interface Overlap {
   readonly smaller: readonly string[];
   /** What people have to know, one sentence each. */
   readonly clashes: readonly string[];
+  /** Own addresses inside that are others' outside, on whom this host lives. */
+  readonly taken: readonly TakenAddress[];
+}
+
+export interface TakenAddress {
+  readonly address: string;
+  /** What it is outside: `the gateway of eth0`. */
+  readonly is: string;
 }
 
 export interface TunnelRanges {
@@ -52,7 +60,8 @@ export function findOverlap(tunnel: TunnelRanges, view: HostView): Overlap {
     ...view.nameServers.map((a): [string, string] => [a, 'a name server of this host']),
     ...tunnel.endpoints.map((a): [string, string] => [a, "the server's outer address"]),
   ];
-  const kept = new Map(reasons.toReversed().filter(([address]) => inside(address)));
+  const lifelines = new Map(reasons.toReversed());
+  const kept = new Map([...lifelines].filter(([address]) => inside(address)));
   const clashes = view.networks
     .filter((network) => shared.some((r) => takes(r, network.range)))
     .map(({ device, range: net }) => {
@@ -69,6 +78,7 @@ export function findOverlap(tunnel: TunnelRanges, view: HostView): Overlap {
     const reason = kept.get(address);
     if (reason) clashes.push(`${address} inside the tunnel is not reached: it is ${reason}`);
   }
+  const taken: TakenAddress[] = [];
   for (const text of tunnel.addresses) {
     const own = text.split('/')[0]!;
     const { family, address } = range(text);
@@ -76,8 +86,11 @@ export function findOverlap(tunnel: TunnelRanges, view: HostView): Overlap {
       (network) => network.range.family === family && network.range.address === address,
     );
     if (twin) clashes.push(`${own} is this host's address on ${twin.device}, too`);
-    const reason = kept.get(own);
-    if (reason) clashes.push(`${own} is not reached: it is ${reason}, and our own address`);
+    // Also where the local network is smaller than the tunnel's: the kernel asks for own addresses first.
+    const is = lifelines.get(own);
+    if (is === undefined) continue;
+    taken.push({ address: own, is });
+    clashes.push(`${own} is not reached: it is ${is}, and our own address`);
   }
   return {
     ranges: ranges.map(networkText),
@@ -86,6 +99,7 @@ export function findOverlap(tunnel: TunnelRanges, view: HostView): Overlap {
       .filter((net) => ranges.some((r) => contains(r, net) && r.prefixLength < net.prefixLength))
       .map(networkText),
     clashes: [...new Set(clashes)],
+    taken,
   };
 }
 

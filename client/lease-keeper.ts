@@ -25,6 +25,8 @@ export interface LeaseKeeperOptions {
 export class LeaseKeeper {
   readonly #options: LeaseKeeperOptions;
   #held: Held | null = null;
+  /** The one that the host is set up for. */
+  #former: Held | null = null;
   /** Version that the host is set up for. */
   #inUse: string | undefined;
   /** What was said about the lease before. */
@@ -55,7 +57,7 @@ export class LeaseKeeper {
 
   /**
    * Runs `setUp`, which says what it could not do, for the lease held now and tells the server; without a lease it only
-   * runs it. Errors: those of `setUp`.
+   * runs it. When it fails, it is run once more for the lease before, which is held again. Errors: those of `setUp`.
    */
   async inForce(setUp: () => Promise<readonly string[]>): Promise<void> {
     const held = this.#held;
@@ -64,17 +66,31 @@ export class LeaseKeeper {
       notApplied = await setUp();
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
-      if (held !== null) this.#options.control.confirm(held.receipt, undefined, [message]);
+      const isBack = await this.#goBack(held, setUp);
+      const inUse = isBack ? this.#inUse : undefined;
+      if (held !== null) this.#options.control.confirm(held.receipt, inUse, [message]);
       throw error;
     }
     if (held === null) return;
     const { lease, receipt } = held;
     this.#inUse = receipt.version;
+    this.#former = held;
     this.#options.control.confirm(receipt, receipt.version, [
       ...lease.refused.map((text) => `refused: ${text}`),
       ...notApplied,
     ]);
     this.#say(lease, receipt, notApplied);
+  }
+
+  /** Makes the host as it was before `failed`; false: there was nothing before, or it failed, too. */
+  async #goBack(failed: Held | null, setUp: () => Promise<unknown>): Promise<boolean> {
+    const former = this.#former;
+    if (former === null || former === failed || this.#held !== failed) return false;
+    this.#held = former;
+    return setUp().then(
+      () => true,
+      () => false,
+    );
   }
 
   /** What of a lease is not in force, once. */

@@ -92,17 +92,19 @@ export function acceptLease(
   full = false,
 ): AcceptedLease | string {
   const refused: string[] = [];
-  const main = tunnelAddress(answer.address, answer.prefixLength, answer.serverAddress);
+  const server = endpoint === null ? null : parseCidr(endpoint.split('%')[0]!);
+  const main = tunnelAddress(answer.address, answer.prefixLength, answer.serverAddress, server);
   if (typeof main === 'string') return main;
   const ranges = [main];
   if (answer.address6 && answer.prefixLength6 && answer.serverAddress6) {
-    const second = tunnelAddress(answer.address6, answer.prefixLength6, answer.serverAddress6);
+    const { address6, prefixLength6, serverAddress6 } = answer;
+    const second = tunnelAddress(address6, prefixLength6, serverAddress6, server);
     if (typeof second === 'string') refused.push(second);
     else ranges.push(second);
   } else if (answer.address6 || answer.prefixLength6 || answer.serverAddress6) {
     refused.push('an IPv6 address that is not whole: address, length and server belong together');
   }
-  const routes = acceptRoutes(answer, endpoint, full, refused);
+  const routes = acceptRoutes(answer, server, full, refused);
   if (answer.full && !full) {
     refused.push('the wish that all traffic goes through the tunnel (take it with --full)');
   }
@@ -139,8 +141,13 @@ export function addressesInside(
   });
 }
 
-/** The own address as a range, or why it is refused. */
-function tunnelAddress(address: string, prefixLength: number, server: string): Cidr | string {
+/** The own address as a range, or why it is refused. `outer`: the server's address on the underlay. */
+function tunnelAddress(
+  address: string,
+  prefixLength: number,
+  server: string,
+  outer: Cidr | null,
+): Cidr | string {
   const range = parseCidr(`${address}/${prefixLength}`);
   const serverRange = parseCidr(server);
   if (range === null || serverRange === null) return `the address ${address} is malformed`;
@@ -149,6 +156,9 @@ function tunnelAddress(address: string, prefixLength: number, server: string): C
   if (!isPrivate(range)) return `the address ${text} is not in a range for private use`;
   if (!contains(range, serverRange)) return `the server's address ${server} is not in ${text}`;
   if (range.address === serverRange.address) return `the address ${text} is the server's own`;
+  if (outer?.family === range.family && outer.address === range.address) {
+    return `the address ${text} is the server's outer one: this host would talk to itself`;
+  }
   return range;
 }
 
@@ -162,11 +172,10 @@ function acceptMtu(mtu: number, refused: string[]): number {
 
 function acceptRoutes(
   answer: Lease,
-  endpoint: string | null,
+  server: Cidr | null,
   full: boolean,
   refused: string[],
 ): Cidr[] {
-  const server = endpoint === null ? null : parseCidr(endpoint.split('%')[0]!);
   if (answer.routes.length > MAX_ROUTES) {
     refused.push(
       `${counted(answer.routes.length - MAX_ROUTES, 'route')} beyond the first ${MAX_ROUTES}`,

@@ -77,7 +77,7 @@ export interface Wish {
   readonly nameServers: readonly string[];
 }
 
-const NOTHING: Overlap = { ranges: [], kept: [], smaller: [], clashes: [] };
+const NOTHING: Overlap = { ranges: [], kept: [], smaller: [], clashes: [], taken: [] };
 
 export class NetworkSetup {
   readonly #options: SetupOptions;
@@ -160,13 +160,14 @@ export class NetworkSetup {
    */
   async apply(wish: Wish): Promise<void> {
     const { journal } = this.#options;
+    const wanted = await this.plan(wish);
+    this.#refuseTaken(wish.network);
     const { mtu } = wish.network;
     if (mtu !== this.#mtu) {
       // The device is ours and goes with this process: its MTU and state need no undo.
       await this.#bringUp(mtu);
       this.#mtu = mtu;
     }
-    const wanted = await this.plan(wish);
     for (const [what, id] of [...this.#applied].toReversed()) {
       if (wanted.some((change) => change.what === what)) continue;
       await journal.undo(id);
@@ -178,6 +179,25 @@ export class NetworkSetup {
     }
     const { carried, blocked } = familiesOf(wish.network, wish.full);
     this.#full = this.#options.traffic.netns === null ? [...carried, ...blocked] : [];
+  }
+
+  /**
+   * A server must not make the host answer for whom it lives on. Where the host comes into a
+   * network in which its address is such a one, the clash is named; a profile is the user's word.
+   */
+  #refuseTaken({ serverAddress }: Network): void {
+    if (serverAddress === null) return;
+    const isApplied = (address: string): boolean =>
+      [...this.#applied.keys()].some((what) => what.startsWith(`address ${address}/`));
+    const found = this.#overlap.taken.find(({ address }) => !isApplied(address));
+    if (found === undefined) return;
+    throw new VpnError(
+      'NETWORK_CLASH',
+      `the address ${found.address}, which the server gives to this device, is ${found.is}`,
+      {
+        hint: 'Give it another one on the server (`vpn-server set NAME --address`), or connect with --netns NAME.',
+      },
+    );
   }
 
   async #bringUp(mtu: number): Promise<void> {

@@ -156,7 +156,7 @@ export const ERRORS = {
   },
   LEASE_UNACCEPTABLE: {
     exit: ExitCode.refused,
-    hint: 'Ask the operator of the server to give addresses from a range for private use.',
+    hint: 'Ask the operator of the server for another address, from a range for private use.',
   },
   REFUSED: { exit: ExitCode.refused, hint: 'Ask the operator of the server for a new invite.' },
   DEVICE_LOST: {

@@ -89,6 +89,13 @@ const WHOLE: readonly (readonly [change: object, says: RegExp])[] = [
   [{ address: '169.254.9.2', serverAddress: '169.254.9.1' }, /is not in a range/],
   [{ address: '10.9.0.2', serverAddress: '10.9.0.1', prefixLength: 7 }, /too large/],
   [{ serverAddress: '10.77.1.1' }, /the server's address 10\.77\.1\.1 is not in/],
+  // The host would answer for them: to itself instead of the server, to its gateway not at all.
+  [{ address: '10.77.1.1', serverAddress: '10.77.1.9' }, /10\.77\.1\.1\/24 is the server's outer/],
+  [{ address: '10.0.1.1', serverAddress: '10.0.1.77' }, /10\.0\.1\.1, .*, is the gateway of eth0/],
+  [
+    { address: '10.0.1.1', serverAddress: '10.200.0.1', prefixLength: 8 },
+    /10\.0\.1\.1, .*, is the gateway of eth0/,
+  ],
 ];
 
 const text = (bytes: string) => new TextEncoder().encode(bytes);

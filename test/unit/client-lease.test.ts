@@ -63,6 +63,15 @@ test.each([
   expect(acceptLease({ ...LEASE, ...change }, null)).toMatch(message);
 });
 
+test('the outer address of the server is no address of ours', () => {
+  const server = { address: '10.77.1.1', serverAddress: '10.77.1.9' };
+  expect(acceptLease({ ...LEASE, ...server }, '10.77.1.1')).toMatch(/is the server's outer one/);
+  const six = { address6: 'fd00::9', prefixLength6: 64, serverAddress6: 'fd00::1' };
+  const { network, refused } = accepted(six, 'fd00::9%eth0');
+  expect(network.addresses).toEqual(['192.168.1.2/24']);
+  expect(refused).toEqual([expect.stringMatching(/fd00::9\/64 is the server's outer one/)]);
+});
+
 test.each([
   [0, 1420, 0],
   [1280, 1280, 0],

@@ -119,6 +119,11 @@ test('what the host lives on and cannot reach any more is named', () => {
   expect(findOverlap(tunnel, HOME).clashes).toContain(
     '192.168.1.3 is not reached: it is a name server of this host, and our own address',
   );
+  // The kernel asks for own addresses before all routes, whatever the size of their network.
+  const wide = { ...tunnel, addresses: ['192.168.1.1/16'] };
+  expect(findOverlap(wide, HOME).taken).toEqual([
+    { address: '192.168.1.1', is: 'the gateway of eth0' },
+  ]);
 });
 
 test('a tunnel wider than the local network needs nothing but its server', () => {

@@ -73,6 +73,21 @@ test('a host that cannot be changed is reported as such', async () => {
   expect(told).toEqual([[1, undefined, ['ip failed']]]);
 });
 
+test('a push that the host cannot be changed to is taken back, and the lease before is in force', async () => {
+  take(1, 'v1');
+  await keeper.inForce(done);
+  take(7, 'v2', { address: '10.0.0.3' }, true);
+  const tried: (readonly string[])[] = [];
+  const setUp = async (): Promise<string[]> => {
+    tried.push(keeper.lease!.network.addresses);
+    if (tried.length === 1) throw new Error('ip failed');
+    return [];
+  };
+  await expect(keeper.inForce(setUp)).rejects.toThrow('ip failed');
+  expect(tried).toEqual([['10.0.0.3/24'], ['10.0.0.2/24']]);
+  expect(told.at(-1)).toEqual([7, 'v1', ['ip failed']]);
+});
+
 test('what comes while the host is being changed is not reported with it', async () => {
   take(1, 'v1');
   await keeper.inForce(async () => {
