@@ -131,7 +131,12 @@ export class Dns {
   async plan(wish: DnsWish): Promise<{ keeper: ResolverKeeper | null; changes: DnsChange[] }> {
     if (wish.servers.length === 0) return { keeper: null, changes: [] };
     const keeper = await findKeeper(this.#file, this.#options.run);
-    if (keeper === 'systemd-resolved') return { keeper, changes: this.#forResolved(wish) };
+    if (keeper === 'systemd-resolved') {
+      const changes: DnsChange[] = this.#forResolved(wish);
+      // Who reads the servers of all links from there does not ask systemd-resolved, which knows better.
+      if (wish.everything && namesAllLinks(this.#file)) changes.push(this.#forFile(wish));
+      return { keeper, changes };
+    }
     // The others know no servers for some names only: taking all would be more than was asked.
     if (!wish.everything) return { keeper: null, changes: [] };
     const change = keeper === 'resolvconf' ? this.#forResolvconf(wish) : this.#forFile(wish);
@@ -232,6 +237,15 @@ export function dnsText({ servers, domains, everything, keeper }: DnsState): str
   return `${servers.join(', ')} for ${what}${keeper === null ? '' : `, by ${keeper}`}`;
 }
 
+/** Whether it is systemd-resolved's list of the servers of every link, in no order. */
+function namesAllLinks(file: string): boolean {
+  try {
+    return /\/systemd\/resolve\/resolv\.conf$/.test(realpathSync(file));
+  } catch {
+    return false;
+  }
+}
+
 /** Who keeps resolv.conf on this host: its own words decide, then whether the program is there. */
 async function findKeeper(file: string, run: Run): Promise<ResolverKeeper> {
   let text = '';
@@ -242,7 +256,7 @@ async function findKeeper(file: string, run: Run): Promise<ResolverKeeper> {
   } catch {
     // Missing: a plain file will be made.
   }
-  const stub = /^\/run\/systemd\/resolve\//.test(path) || /^nameserver 127\.0\.0\.53$/m.test(text);
+  const stub = /\/systemd\/resolve\//.test(path) || /^nameserver 127\.0\.0\.53$/m.test(text);
   if (stub && (await exists('resolvectl', run))) return 'systemd-resolved';
   const kept = /\/resolvconf\//.test(path) || /^#.*resolvconf/im.test(text);
   if (kept && (await isOpenresolv(run))) return 'resolvconf';

@@ -26,6 +26,7 @@ const OPTIONS = `/etc/systemd/system/${UNIT}.service.d/options.conf`;
 const PUSH = 'push: { dns: [192.168.1.1], domains: [corp.example] }';
 /** What the name server on the link answers, and that behind the tunnel. */
 const [BESIDE, INSIDE] = ['10.1.1.1', '10.9.9.9'];
+const STUB = '/run/systemd/resolve/stub-resolv.conf';
 const SPLIT = '';
 const FULL = '--full';
 
@@ -139,6 +140,24 @@ describe('systemd-resolved', () => {
     expect(await askBoth(machine)).toEqual([INSIDE, INSIDE]);
     await down(machine);
     expect(await state(machine)).toBe(before);
+  });
+
+  test('names the servers of all links in a file for programs: the tunnel has a file of its own', async () => {
+    const ofResolved = '/run/systemd/resolve/resolv.conf';
+    await machine.must('ln', ['-sf', ofResolved, '/etc/resolv.conf']);
+    await eventually(
+      'the link is read',
+      5_000,
+      async () => (await askBoth(machine)).join() === [BESIDE, BESIDE].join(),
+    );
+    const linked = await state(machine);
+    await up(machine, FULL);
+    expect(await askBoth(machine)).toEqual([INSIDE, INSIDE]);
+    await down(machine);
+    expect((await machine.type('readlink /etc/resolv.conf')).trim()).toBe(ofResolved);
+    expect(await state(machine)).toBe(linked);
+    await machine.must('ln', ['-sf', STUB, '/etc/resolv.conf']);
+    expect(await askBoth(machine)).toEqual([BESIDE, BESIDE]);
   });
 
   test('has nothing of a client that was killed', async () => {

@@ -78,6 +78,22 @@ test('systemd-resolved: all names through ~., or the domains alone', async () =>
   expect(ran).toEqual(Array(3).fill('resolvectl revert cvc0'));
 });
 
+test("where programs read systemd-resolved's list of all links, a full tunnel has a file of its own", async () => {
+  const list = join(folder, 'systemd', 'resolve', 'resolv.conf');
+  mkdirSync(join(folder, 'systemd', 'resolve'), { recursive: true });
+  writeFileSync(list, 'nameserver 10.0.0.1\nnameserver 10.9.0.53\n');
+  symlinkSync(list, file);
+  const { dns, journal } = makeDns();
+  await dns.apply(SPLIT);
+  expect(readlinkSync(file)).toBe(list);
+  expect(await dns.apply(ALL)).toMatchObject({ keeper: 'systemd-resolved', problem: null });
+  expect(ran).toContain('resolvectl domain cvc0 ~. corp.example');
+  expect(readFileSync(file, 'utf8')).not.toContain('10.0.0.1');
+  expect(readFileSync(file, 'utf8')).toContain('nameserver 10.9.0.53\n');
+  await journal.undoAll();
+  expect(readlinkSync(file)).toBe(list);
+});
+
 test("the file of Debian's resolvconf, which knows no exclusive servers, is replaced", async () => {
   const target = join(folder, 'resolvconf', 'resolv.conf');
   mkdirSync(join(folder, 'resolvconf'));
