@@ -126,17 +126,23 @@ export function exitCodeOf(found: readonly (ClientStatus | SilentClient)[]): Exi
   return complete ? ExitCode.ok : ExitCode.partial;
 }
 
-/** Shows the status once a second, over the one before on a terminal, until nobody runs any more. */
+/**
+ * Shows the status once a second, over the one before on a terminal, until nobody runs or reads
+ * any more.
+ */
 export async function watchStatus(
   place: Place,
   name: string | undefined,
   output: Output,
 ): Promise<ExitCode> {
+  const reader = new AbortController();
+  output.onReaderGone(() => reader.abort());
   for (;;) {
     // Home, and clear from there: the text does not flicker as it would when cleared before.
     if (output.stdoutIsTerminal && !output.json) output.print('\u001b[H\u001b[2J');
-    await showStatus(place, name, output);
-    await sleep(WATCH_INTERVAL_MS);
+    const code = await showStatus(place, name, output);
+    await sleep(WATCH_INTERVAL_MS, null, { signal: reader.signal }).catch(() => {});
+    if (reader.signal.aborted) return code;
   }
 }
 

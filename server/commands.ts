@@ -46,7 +46,7 @@ export function createProgram(surroundings: Surroundings): Program {
     .add(inviteCommand)
     .add(peersCommand)
     .add(statusCommand)
-    .add(eventsCommand(surroundings))
+    .add(eventsCommand())
     .add(setCommand)
     .add(renameCommand)
     .add(revokeCommand)

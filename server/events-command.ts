@@ -1,7 +1,7 @@
 /** `vpn-server events`: what happened lately, and with --follow what happens from now on. */
 import { Option } from 'commander';
 import { VpnError } from '../shared/errors.ts';
-import type { CommandSpec, Output, Surroundings } from '../shared/program.ts';
+import type { CommandSpec, Output } from '../shared/program.ts';
 import { followLocalSocket } from '../shared/system/local-socket.ts';
 import type { ServerEvent } from './events.ts';
 import { callServer, findPlace, type PlaceOptions } from './place.ts';
@@ -11,7 +11,7 @@ interface EventsOptions extends PlaceOptions {
   readonly follow?: boolean;
 }
 
-export function eventsCommand({ stdout }: Surroundings): CommandSpec<EventsOptions> {
+export function eventsCommand(): CommandSpec<EventsOptions> {
   return {
     usage: 'events',
     summary: 'show what happened lately: who came, roamed, left, was refused and why',
@@ -25,7 +25,7 @@ export function eventsCommand({ stdout }: Surroundings): CommandSpec<EventsOptio
         return undefined;
       }
       const reader = new AbortController();
-      stdout.on?.('error', () => reader.abort());
+      output.onReaderGone(() => reader.abort());
       const stopped = await followLocalSocket(
         place.socketPath,
         'follow',

@@ -75,6 +75,11 @@ export class Output {
     return `\u001b[${SGR[colour]}m${text}\u001b[0m`;
   }
 
+  /** Calls `gone` when stdout cannot be written any more: its reader is gone, or a disk is full. */
+  onReaderGone(gone: () => void): void {
+    this.#surroundings.stdout.on?.('error', gone);
+  }
+
   /** True when a person reads stdout, so that pictures and prompts make sense. */
   get stdoutIsTerminal(): boolean {
     return this.#surroundings.stdout.isTTY === true;

@@ -70,6 +70,10 @@ test('two tunnels in the background, listed, watched and ended by name', async (
     const watch = net.start('a', ...commandLine('client', watching));
     await eventually('two lines of the watch', 8_000, () => watch.stdout.split('\n').length > 2);
 
+    // Whose reader is gone ends by itself.
+    const [node, line] = commandLine('client', watching);
+    await net.must('a', 'sh', ['-c', '"$0" "$@" | head -n 1', node, ...line]);
+
     // Which one is not clear: nothing ends.
     expect((await client.command('disconnect')).code).toBe(2);
     expect((await client.command('status', '10.77.1.1:6000')).code).toBe(0);

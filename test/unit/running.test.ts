@@ -6,7 +6,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { placeOfTunnel } from '../../client/place.ts';
-import { disconnect, readStatus, rotateKey, showStatus } from '../../client/running.ts';
+import {
+  disconnect,
+  readStatus,
+  rotateKey,
+  showStatus,
+  watchStatus,
+} from '../../client/running.ts';
 import { type LocalSocket, serveLocalSocket } from '../../shared/system/local-socket.ts';
 import { collectOutput } from './collected-output.ts';
 
@@ -57,6 +63,13 @@ test('one that is stopped is named with its process, and the others are shown', 
   expect(shown[0]!.text).toContain(`the client of home does not answer: process ${stopped.pid}`);
   expect(shown[0]!.text).toContain('connected');
   expect(await readStatus(place(), 'home')).toEqual([silent]);
+});
+
+test('a watch ends when nobody reads it any more', async () => {
+  const { shown, output } = collectOutput();
+  const watched = Object.assign(output, { onReaderGone: (gone: () => void) => gone() });
+  expect(await watchStatus(place(), 'office', watched)).toBe(0);
+  expect(shown).toHaveLength(1);
 });
 
 test('disconnect ends those that answer, and says which one does not', async () => {
