@@ -168,15 +168,23 @@ export class NetworkSetup {
       await this.#bringUp(mtu);
       this.#mtu = mtu;
     }
+    let losesAddress = false;
     for (const [what, id] of [...this.#applied].toReversed()) {
       if (wanted.some((change) => change.what === what)) continue;
       await journal.undo(id);
       this.#applied.delete(what);
+      losesAddress ||= what.startsWith('address ');
     }
+    // With its last IPv4 address the kernel takes all IPv4 routes from a device.
+    const routes = wanted.filter(
+      ({ what, apply }) =>
+        this.#applied.has(what) && apply.includes('-4') && apply.includes('route'),
+    );
     for (const change of wanted) {
       if (this.#applied.has(change.what)) continue;
       this.#applied.set(change.what, await journal.apply(change).catch(explain(change)));
     }
+    if (losesAddress) await this.#again(routes);
     const { carried, blocked } = familiesOf(wish.network, wish.full);
     this.#full = this.#options.traffic.netns === null ? [...carried, ...blocked] : [];
   }
@@ -256,8 +264,13 @@ export class NetworkSetup {
   async restore(wish: Wish): Promise<void> {
     await this.#bringUp(wish.network.mtu);
     await this.apply(wish);
-    for (const { what, apply, input } of await this.plan(wish)) {
-      if (!this.#applied.has(what)) continue;
+    const wanted = await this.plan(wish);
+    await this.#again(wanted.filter(({ what }) => this.#applied.has(what)));
+  }
+
+  /** Makes what is applied once more, where somebody took it away. */
+  async #again(changes: readonly HostChange[]): Promise<void> {
+    for (const { apply, input } of changes) {
       const [file, ...args] = apply;
       try {
         await this.#outside(file, args, input === undefined ? {} : { input });

@@ -89,6 +89,11 @@ const WHOLE: readonly (readonly [change: object, says: RegExp])[] = [
   [{ address: '169.254.9.2', serverAddress: '169.254.9.1' }, /is not in a range/],
   [{ address: '10.9.0.2', serverAddress: '10.9.0.1', prefixLength: 7 }, /too large/],
   [{ serverAddress: '10.77.1.1' }, /the server's address 10\.77\.1\.1 is not in/],
+  // A network that this host reaches by another way; the address before is back as well.
+  [
+    { address: '192.168.9.7', ...beside('10.50.0.0/16') },
+    /route 10\.50\.0\.0\/16 .* is on this host already/,
+  ],
   // The host would answer for them: to itself instead of the server, to its gateway not at all.
   [{ address: '10.77.1.1', serverAddress: '10.77.1.9' }, /10\.77\.1\.1\/24 is the server's outer/],
   [{ address: '10.0.1.1', serverAddress: '10.0.1.77' }, /10\.0\.1\.1, .*, is the gateway of eth0/],
@@ -170,6 +175,7 @@ function lay(net: Net): void {
   );
   net.sysctl('gateway', 'net.ipv4.ip_forward=1');
   net.ip('a', 'route', 'add', 'default', 'via', '10.0.1.1');
+  net.ip('a', 'route', 'add', '10.50.0.0/16', 'via', '10.0.1.1');
   net.ip('server', 'route', 'add', '10.0.1.0/24', 'via', '10.77.1.2');
   net.remember();
 }

@@ -269,6 +269,8 @@ test('a network is applied step by step, then only its difference, then undone',
     'ip address del 192.168.1.2/24 dev cvc0',
     'ip address add 192.168.1.9/24 dev cvc0 noprefixroute',
     'ip -4 route add 192.168.1.0/24 dev cvc0 scope global src 192.168.1.9',
+    // The kernel took it with the last address.
+    'ip -4 route add 10.5.0.0/16 dev cvc0 scope global',
   ]);
   expect(await setup.undo()).toEqual([]);
   expect(host.ran).toEqual([
