@@ -20,6 +20,7 @@ import {
   tunnelsWithJournal,
   tunnelsWithSocket,
 } from './place.ts';
+import { formerIn, putBack } from './resolver-file.ts';
 import { answering, readStatus } from './running.ts';
 
 /** What came of it: of people's words for changes those that are undone, and those that are not. */
@@ -64,9 +65,7 @@ export async function cleanUp(
     outcome.undone.push(...(await removeDeadSockets()).map(deadSocketText));
     await removeLeftovers(cleanup, outcome);
     if (await isResolverFileLeft(runner, resolvConf)) {
-      outcome.failed.push(`file ${resolvConf}`);
-      const { what, fix } = resolverFileText(place, resolvConf);
-      output.warn(`${what}. ${fix}`);
+      await putBackResolver(cleanup, outcome, resolvConf);
     }
     const ended = lockdown ? await endLockdowns(place, output, runner) : [];
     outcome.undone.push(...ended.map((table) => `lockdown ${table}`));
@@ -146,6 +145,18 @@ async function removeLeftovers(cleanup: Cleanup, outcome: Outcome): Promise<void
     const undo = () => undoLeft(left, runner);
     await attempt(cleanup, outcome, left.what, undo, undoText(left));
   }
+}
+
+async function putBackResolver(cleanup: Cleanup, outcome: Outcome, path: string): Promise<void> {
+  const former = formerIn(path);
+  if (former !== null) {
+    // The comments at the end of the file say what to write.
+    const undo = async () => putBack(path, former);
+    return attempt(cleanup, outcome, `file ${path}`, undo, `cat ${path}`);
+  }
+  outcome.failed.push(`file ${path}`);
+  const { what, fix } = resolverFileText(cleanup.place, path);
+  cleanup.output.warn(`${what}. ${fix}`);
 }
 
 async function attempt(

@@ -10,6 +10,7 @@ import { commandFailure, type Run } from '../shared/system/run.ts';
 import { answersDns } from './dns-query.ts';
 import { KeptFile } from './kept-file.ts';
 import type { NameServers } from './lease.ts';
+import { NOTE, resolverFile, startsWithNote } from './resolver-file.ts';
 
 export interface DnsWish extends NameServers {
   /** Every name is asked of `servers`; else only those below `domains`. */
@@ -49,8 +50,6 @@ export const RESOLV_CONF = '/etc/resolv.conf';
 export const NAMESPACE_FILES = '/etc/netns';
 /** More are ignored by the C library (resolv.conf(5), MAXNS). */
 const MAX_SERVERS_IN_FILE = 3;
-/** First line of a plain file of ours. */
-export const NOTE = '# Written by vpn-client while its tunnel is up; it puts back what was here.\n';
 const SPLIT_IMPOSSIBLE =
   "this host's resolver cannot ask other servers for some names only; with systemd-resolved it could";
 
@@ -198,8 +197,8 @@ export class Dns {
     const options = former.split('\n').filter((line) => /^options\s/.test(line));
     const first = servers.slice(0, MAX_SERVERS_IN_FILE);
     const { mark } = this.#options;
-    const head = mark === undefined ? NOTE : `${NOTE}# ${mark}\n`;
-    return { file: this.#file, content: head + resolvConf(first, domains, options) };
+    const text = resolvConf(first, domains, options);
+    return { file: this.#file, content: resolverFile(this.#file, mark, text) };
   }
 }
 
@@ -273,15 +272,6 @@ async function isOpenresolv(run: Run): Promise<boolean> {
   } catch (error) {
     // Old ones do not know the question.
     return commandFailure(error) !== null;
-  }
-}
-
-/** Whether a file is that of a tunnel. */
-export function startsWithNote(file: string): boolean {
-  try {
-    return readFileSync(file, 'utf8').startsWith(NOTE);
-  } catch {
-    return false;
   }
 }
 

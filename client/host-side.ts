@@ -9,16 +9,19 @@ import { TICK_MS } from '../shared/session/engine.ts';
 import { Journal, type UndoFailure } from '../shared/system/journal.ts';
 import type { Run } from '../shared/system/run.ts';
 import type { ConnectionState } from './connection.ts';
+import { RESOLV_CONF } from './dns.ts';
 import { SEALED_MARK } from './full-tunnel.ts';
 import { OwnNameServers } from './host-view.ts';
 import { innerAddresses, type Network } from './lease.ts';
 import { findLeftNamespaces, undoLeft } from './left-namespaces.ts';
+import { isResolverFileLeft } from './leftovers.ts';
 import { Lockdowns } from './lockdown.ts';
 import { lookUpBeside } from './lookup-beside.ts';
 import { NetworkSetup, type Traffic, type Wish } from './network-setup.ts';
 import { ownerOf, type TunnelPlace } from './place.ts';
 import { Protection, type ProtectionState } from './protection.ts';
 import type { LookUp } from './resolve.ts';
+import { formerIn, putBack } from './resolver-file.ts';
 
 export interface HostSideOptions {
   readonly device: string;
@@ -115,6 +118,7 @@ export class HostSide {
       this.#report(await this.journal.undoAll(this.#protection?.what));
     }
     await this.#clearNamespace();
+    await this.#clearResolver();
     if (this.#mark === 0 && (mayBeFull || this.#protection !== null)) this.#mark = SEALED_MARK;
   }
 
@@ -131,6 +135,21 @@ export class HostSide {
       } catch (error) {
         this.#report([{ what: left.what, error }]);
       }
+    }
+  }
+
+  /** As after a loss of power, which takes the journals with it. */
+  async #clearResolver(): Promise<void> {
+    const { traffic, run, log } = this.#options;
+    if (traffic.netns !== null || !(await isResolverFileLeft(run).catch(() => false))) return;
+    const former = formerIn(RESOLV_CONF);
+    if (former === null) return;
+    const what = `file ${RESOLV_CONF}`;
+    log.warn({ changes: [what] }, 'undoing what a client before left behind');
+    try {
+      putBack(RESOLV_CONF, former);
+    } catch (error) {
+      this.#report([{ what, error }]);
     }
   }
 

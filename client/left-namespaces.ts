@@ -9,8 +9,9 @@ import { dirname, join } from 'node:path';
 import { restoreFile } from '../shared/system/file-change.ts';
 import type { Command } from '../shared/system/journal.ts';
 import type { Run } from '../shared/system/run.ts';
-import { NAMESPACE_FILES, NOTE } from './dns.ts';
+import { NAMESPACE_FILES } from './dns.ts';
 import { ownerIn } from './place.ts';
+import { formerIn, NOTE } from './resolver-file.ts';
 
 export type LeftInNamespace = {
   /** For people: `namespace office`. */
@@ -55,14 +56,15 @@ export async function findLeftNamespaces(
 }
 
 /**
- * Removes what is left; of a file also the folders that are empty then. What was in its place
- * before only the journal knew. Errors: COMMAND_FAILED, those of node:fs.
+ * Removes what is left, and puts back what a file says was in its place; of a file also the folders
+ * that are empty then. Errors: COMMAND_FAILED, those of node:fs.
  */
 export async function undoLeft(left: LeftInNamespace, run: Run): Promise<void> {
   if ('file' in left) {
     const { file } = left;
     const folder = dirname(file);
-    restoreFile(file, { kind: 'missing' }, readFileSync(file), [dirname(folder), folder]);
+    const former = formerIn(file) ?? { kind: 'missing' };
+    restoreFile(file, former, readFileSync(file), [dirname(folder), folder]);
   } else {
     const [program, ...args] = left.undo;
     await run(program, args);

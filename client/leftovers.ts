@@ -9,11 +9,12 @@ import { type Command, Journal } from '../shared/system/journal.ts';
 import { readLinks, TUNNEL_GROUP } from '../shared/system/link.ts';
 import { deleteTableArgs, type NftChain, readRuleset } from '../shared/system/nft.ts';
 import type { Run } from '../shared/system/run.ts';
-import { RESOLV_CONF, startsWithNote } from './dns.ts';
+import { RESOLV_CONF } from './dns.ts';
 import { type Family, tableUse } from './full-tunnel.ts';
 import { type RouteRow, type RuleRow, readRouting } from './host-view.ts';
 import { type Place, placeOfTunnel, tunnelsWithJournal } from './place.ts';
 import { PROTECTION } from './protection.ts';
+import { formerIn, startsWithNote } from './resolver-file.ts';
 
 export interface Leftover {
   /** For people: `table inet culvert-protect-cvc0`. */
@@ -30,8 +31,7 @@ export async function findLeftovers(run: Run): Promise<Leftover[]> {
 }
 
 /**
- * Whether the host's resolver file is that of a tunnel that is gone; only its journal knew what
- * was there before. Errors: COMMAND_FAILED, COMMAND_MISSING.
+ * Whether the host's resolver file is that of a tunnel that is gone. Errors: COMMAND_FAILED, COMMAND_MISSING.
  */
 export async function isResolverFileLeft(run: Run, file = RESOLV_CONF): Promise<boolean> {
   if (!startsWithNote(file)) return false;
@@ -42,8 +42,8 @@ export async function isResolverFileLeft(run: Run, file = RESOLV_CONF): Promise<
 }
 
 /**
- * Of a resolver file that is left: what is wrong, and what to do. A journal of the client's run
- * directory that has it makes the second easy. Errors: STATE_UNUSABLE.
+ * Of a resolver file that is left: what is wrong, and what to do. The second is easy where the file
+ * itself, or a journal of the client's run directory, tells what was there. Errors: STATE_UNUSABLE.
  */
 export function resolverFileText(
   place: Place,
@@ -51,11 +51,11 @@ export function resolverFileText(
 ): { readonly what: string; readonly fix: string } {
   const what = `${file} still is that of a tunnel that is gone`;
   const journals = tunnelsWithJournal(place).map((name) => placeOfTunnel(place, name).journalPath);
-  if (journals.some((path) => knowsFile(path, file))) {
+  if (formerIn(file) !== null || journals.some((path) => knowsFile(path, file))) {
     return { what, fix: 'Run `vpn-client cleanup`.' };
   }
   return {
-    what: `${what}, and no journal in ${place.runDirectory} tells what was there`,
+    what: `${what}, and neither it nor a journal in ${place.runDirectory} tells what was there`,
     fix: 'Put back what this host had: a link, or `nameserver ADDRESS` lines.',
   };
 }

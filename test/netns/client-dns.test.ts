@@ -10,6 +10,7 @@ import {
   cpSync,
   existsSync,
   mkdirSync,
+  readdirSync,
   readFileSync,
   readlinkSync,
   rmSync,
@@ -192,6 +193,19 @@ test('other programs write, remove and replace resolv.conf: names go on being as
     await second.kill();
     rmSync(file);
     await net.must('a', 'sh', inEtc('cleanup', ...flags));
+    expect(text()).toBe(dhcp(2));
+
+    // After a loss of power no journal is left: the file itself says what was there.
+    const lost = await connect();
+    await lost.kill();
+    const runDirectory = flags[flags.indexOf('--run') + 1] ?? '';
+    for (const name of readdirSync(runDirectory)) {
+      if (name.endsWith('.journal')) rmSync(join(runDirectory, name));
+    }
+    expect(text()).toContain('192.168.1.1');
+    const next = await connect();
+    await next.says(/undoing what a client before left behind/);
+    expect((await client.command('disconnect')).code).toBe(0);
     expect(text()).toBe(dhcp(2));
 
     // Another resolver has taken over: this is said, and its link stays.

@@ -1,12 +1,16 @@
 /** `vpn-client cleanup` with the journals of several clients; needs the privilege it asks for. */
 import { spawnSync } from 'node:child_process';
 import {
+  chmodSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   rmSync,
+  statSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -14,6 +18,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { cleanUp } from '../../client/cleanup.ts';
 import { placeOfTunnel } from '../../client/place.ts';
+import { resolverFile } from '../../client/resolver-file.ts';
 import { VpnError } from '../../shared/errors.ts';
 import { acquireInstanceLock } from '../../shared/system/instance-lock.ts';
 import { Journal } from '../../shared/system/journal.ts';
@@ -174,6 +179,34 @@ asRoot(
     expect(said.at(-1)).toMatch(/\. Put back what this host had: a link, or/);
   },
 );
+
+asRoot('what a resolver file says was in its place is put back without a journal', async () => {
+  const { resolvConf, said, clean } = setUp();
+  await clean();
+  const written = (): void => {
+    const text = resolverFile(resolvConf, undefined, 'nameserver 10.9.0.1\n');
+    rmSync(resolvConf, { force: true });
+    writeFileSync(resolvConf, text);
+  };
+  // Bytes that are no UTF-8, no end of the last line, and lines that look like ours.
+  const file = Buffer.from('# \xe4\nnameserver 192.0.2.1\n\n#|x\n# Before: missing\nend', 'latin1');
+  for (const content of [file, Buffer.from(''), Buffer.from('nameserver 192.0.2.1\n')]) {
+    writeFileSync(resolvConf, content);
+    chmodSync(resolvConf, 0o640);
+    written();
+    expect(await clean()).toBe(0);
+    expect(readFileSync(resolvConf).equals(content)).toBe(true);
+    expect(statSync(resolvConf).mode & 0o777).toBe(0o640);
+  }
+  rmSync(resolvConf);
+  symlinkSync('../run/stub.conf', resolvConf);
+  written();
+  expect([await clean(), readlinkSync(resolvConf)]).toEqual([0, '../run/stub.conf']);
+  rmSync(resolvConf);
+  written();
+  expect([await clean(), existsSync(resolvConf)]).toEqual([0, false]);
+  expect(said.join()).not.toMatch(/still is that/);
+});
 
 const NOTE = '# Written by vpn-client while its tunnel is up; it puts back what was here.\n';
 const lo = (runDirectory?: string) => ({

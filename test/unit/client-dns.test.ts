@@ -129,6 +129,8 @@ test('a plain file is replaced, keeps its options, and comes back byte for byte'
     ...servers.slice(0, 3).map((server) => `nameserver ${server}`),
     'search corp.example',
     'options edns0 timeout:1',
+    `# Before: file 640 ${process.getuid?.()} ${process.getgid?.()}`,
+    ...before.split('\n').map((line) => `#|${line}`),
     '',
   ]);
   expect(await journal.undoAll()).toEqual([]);

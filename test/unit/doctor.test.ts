@@ -162,7 +162,9 @@ test('what is wrong is named with what to type, and the first of it is the exit 
   // Without the journal `cleanup` does not know what was there, either: both say the same.
   rmSync(join(folder, 'run', 'client-office.journal'));
   const [lost] = (await findings()).filter((f) => f.check === 'resolver');
-  expect(lost?.text).toMatch(/still is that of a tunnel that is gone, and no journal in/);
+  expect(lost?.text).toMatch(
+    /still is that of a tunnel that is gone, and neither it nor a journal in/,
+  );
   expect(lost?.fix).toBe('Put back what this host had: a link, or `nameserver ADDRESS` lines.');
   // It may be that of another tunnel, which runs.
   const tunnel: Run = async (program, args) =>

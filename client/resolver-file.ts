@@ -1,0 +1,76 @@
+/**
+ * The text of a resolver file that a tunnel has written: says whose it is, and as comments what was
+ * in its place, so that also after a loss of power, when no journal is left, it can be put back.
+ */
+import { readFileSync } from 'node:fs';
+import { type FormerFile, readFormer, restoreFile } from '../shared/system/file-change.ts';
+
+/** First line of every one. */
+export const NOTE = '# Written by vpn-client while its tunnel is up; it puts back what was here.\n';
+/** A larger file is not kept within another. */
+const MAX_BYTES = 1 << 16;
+const BEFORE = /^# Before: (?:(missing)|link (.+)|file ([0-7]+) (\d+) (\d+))$/m;
+const KEPT = '#|';
+
+/** A whole file: `mark` in its second line, what is at `path` now, and the text of resolv.conf(5). */
+export function resolverFile(path: string, mark: string | undefined, text: string): string {
+  const second = mark === undefined ? '' : `# ${mark}\n`;
+  return `${NOTE}${second}${text}${beforeText(path)}`;
+}
+
+/** Whether a file is that of a tunnel. */
+export function startsWithNote(path: string): boolean {
+  return textOf(path).startsWith(NOTE);
+}
+
+/** What was at `path` before the tunnel's file, as that says; null: it does not, or is none. */
+export function formerIn(path: string): FormerFile | null {
+  const text = textOf(path);
+  const found = text.startsWith(NOTE) ? BEFORE.exec(text) : null;
+  if (found === null) return null;
+  const [line, missing, target, mode, uid, gid] = found;
+  if (missing !== undefined) return { kind: 'missing' };
+  if (target !== undefined) return { kind: 'link', target };
+  const lines = text.slice(found.index + line.length + 1).split('\n');
+  const end = lines.findIndex((one) => !one.startsWith(KEPT));
+  const content = lines.slice(0, end === -1 ? undefined : end).map((one) => one.slice(KEPT.length));
+  return {
+    kind: 'file',
+    base64: Buffer.from(content.join('\n'), 'latin1').toString('base64'),
+    ...{ mode: Number.parseInt(mode!, 8), uid: Number(uid), gid: Number(gid) },
+  };
+}
+
+/** Puts `former` in place of the tunnel's file at `path`. Errors: those of node:fs. */
+export function putBack(path: string, former: FormerFile): void {
+  restoreFile(path, former, readFileSync(path), []);
+}
+
+/** Empty for what cannot be told in comments, or could not be replaced anyway. */
+function beforeText(path: string): string {
+  let former: FormerFile;
+  try {
+    former = readFormer(path);
+  } catch {
+    return '';
+  }
+  if (former.kind === 'missing') return '# Before: missing\n';
+  if (former.kind === 'link') {
+    return former.target.includes('\n') ? '' : `# Before: link ${former.target}\n`;
+  }
+  const content = Buffer.from(former.base64, 'base64');
+  if (content.length > MAX_BYTES) return '';
+  // Latin-1 has a character for every byte.
+  const lines = content.toString('latin1').split('\n');
+  const { mode, uid, gid } = former;
+  const head = `# Before: file ${mode.toString(8)} ${uid} ${gid}`;
+  return `${[head, ...lines.map((line) => KEPT + line)].join('\n')}\n`;
+}
+
+function textOf(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}
