@@ -13,6 +13,7 @@ import { inNet, type Net } from './harness.ts';
 import { Program } from './program.ts';
 import { layStar } from './topology.ts';
 import { Client, commandLine } from './vpn.ts';
+import { eventually } from './waiting.ts';
 
 /** More commands than any client needs. */
 const MOST_STEPS = 40;
@@ -97,6 +98,15 @@ AllowedIPs = 0.0.0.0/0, ::/0, 10.9.0.0/16
   return file;
 }
 
+/**
+ * What a cleanup has undone. Not dead sockets for `wg`: their folder is the machine's, and programs
+ * that other tests kill beside this one leave theirs there, too.
+ */
+function ownOf(stdout: string): string[] {
+  const { undone } = JSON.parse(stdout) as { undone: string[] };
+  return undone.filter((what) => !what.startsWith('socket /var/run/wireguard/'));
+}
+
 test.each([
   ['a full tunnel under protection', ['--full', '--protect']],
   ['a namespace', ['--netns', `cvt-${process.pid}-steps`]],
@@ -112,7 +122,7 @@ test.each([
       expect(code, stdout + stderr).toBe(0);
       expect(net.difference('a'), when).toEqual([]);
       expect(existsSync(`/run/netns/${flags[1]}`), when).toBe(false);
-      return JSON.parse(stdout) as { undone: string[] };
+      return { undone: ownOf(stdout) };
     };
 
     const planned = await client.command('connect', file, ...flags, '--plan');
@@ -126,7 +136,9 @@ test.each([
     expect(steps.commands).toEqual(expect.arrayContaining(plan.map((s) => s.command.join(' '))));
     expect(plan.length).toBeGreaterThan(4);
     expect(count).toBeLessThan(MOST_STEPS);
-    expect((await client.command('cleanup')).code).toBe(8);
+    // The first may have removed what another test has left for `wg`.
+    const refused = async () => (await client.command('cleanup')).code === 8;
+    await eventually('cleanup refuses', 10_000, refused);
     await whole.kill();
     expect((await cleaned('when connected')).undone.length).toBeGreaterThan(3);
     expect((await cleaned('a second time')).undone).toEqual([]);
@@ -166,6 +178,7 @@ test.each([
     expect(first.stdout).toMatch(/table inet culvert-protect-cvc\w+, of a client that is gone/);
     expect(net.difference('a')).toEqual([]);
     const second = await client.command('cleanup');
-    expect([second.code, JSON.parse(second.stdout)]).toEqual([0, { undone: [], failed: [] }]);
+    expect([second.code, ownOf(second.stdout)]).toEqual([0, []]);
+    expect(JSON.parse(second.stdout)).toMatchObject({ failed: [] });
   });
 });

@@ -157,7 +157,9 @@ test('a killed server is cleaned up by the next one and by `cleanup`, which a ru
     const { undone } = await server.json<{ undone: string[] }>('cleanup');
     expect(undone.join()).toMatch(/nftables table culvert-cvs.*out1.forwarding/);
     expect(net.difference('server')).toEqual([]);
-    expect(await server.json('cleanup')).toEqual({ undone: [] });
+    // But what other tests have left for `wg`, whose folder is the machine's.
+    const again = await server.json<{ undone: string[] }>('cleanup');
+    expect(again.undone.filter((what) => !what.startsWith('socket '))).toEqual([]);
 
     await server.start('--nat', 'auto');
     await server.kill();
