@@ -8,8 +8,12 @@ import { isServed } from '../shared/system/local-socket.ts';
 import { requireNetAdmin } from '../shared/system/require-tun.ts';
 import { type Run, run } from '../shared/system/run.ts';
 import { deadSocketText, removeDeadSockets } from '../shared/uapi/socket.ts';
-import { NAMESPACE_FILES, RESOLV_CONF } from './dns.ts';
-import { findLeftNamespaces, type LeftInNamespace, undoLeft, undoText } from './left-namespaces.ts';
+import {
+  findLeftNamespaces,
+  type LeftInNamespace,
+  undoAdvice,
+  undoLeft,
+} from './left-namespaces.ts';
 import { findLeftovers, isResolverFileLeft, resolverFileText } from './leftovers.ts';
 import { readLockdowns, warnOfMissing } from './lockdown.ts';
 import { endLockdowns } from './lockdown-commands.ts';
@@ -20,7 +24,7 @@ import {
   tunnelsWithJournal,
   tunnelsWithSocket,
 } from './place.ts';
-import { formerIn, putBack } from './resolver-file.ts';
+import { formerIn, NAMESPACE_FILES, putBack, putBackAdvice, RESOLV_CONF } from './resolver-file.ts';
 import { answering, readStatus } from './running.ts';
 
 /** What came of it: of people's words for changes those that are undone, and those that are not. */
@@ -139,20 +143,19 @@ async function removeLeftovers(cleanup: Cleanup, outcome: Outcome): Promise<void
   const inUse = answering(shown).map(({ netns }) => netns);
   for (const { what, undo } of leftovers) {
     const [file, ...args] = undo;
-    await attempt(cleanup, outcome, what, () => runner(file, args), undo.join(' '));
+    await attempt(cleanup, outcome, what, () => runner(file, args), `try \`${undo.join(' ')}\``);
   }
   for (const left of mine.filter(({ netns }) => !inUse.includes(netns))) {
     const undo = () => undoLeft(left, runner);
-    await attempt(cleanup, outcome, left.what, undo, undoText(left));
+    await attempt(cleanup, outcome, left.what, undo, undoAdvice(left));
   }
 }
 
 async function putBackResolver(cleanup: Cleanup, outcome: Outcome, path: string): Promise<void> {
   const former = formerIn(path);
   if (former !== null) {
-    // The comments at the end of the file say what to write.
     const undo = async () => putBack(path, former);
-    return attempt(cleanup, outcome, `file ${path}`, undo, `cat ${path}`);
+    return attempt(cleanup, outcome, `file ${path}`, undo, putBackAdvice(path));
   }
   outcome.failed.push(`file ${path}`);
   const { what, fix } = resolverFileText(cleanup.place, path);
@@ -164,14 +167,14 @@ async function attempt(
   { undone, failed }: Outcome,
   what: string,
   undo: () => Promise<unknown>,
-  command: string,
+  advice: string,
 ): Promise<void> {
   try {
     await undo();
     undone.push(`${what}, of a client that is gone`);
   } catch (error) {
     failed.push(what);
-    output.warn(`could not undo: ${what}: ${messageOf(error)}; try \`${command}\``);
+    output.warn(`could not undo: ${what}: ${messageOf(error)}; ${advice}`);
   }
 }
 

@@ -107,10 +107,10 @@ export class Client {
     try {
       await opening;
     } catch (error) {
-      const failure = this.#staysClosed ? stillClosed(asVpnError(error, 'vpn-client')) : error;
-      await this.#takeDown(this.#staysClosed);
+      const staysClosed = this.#staysClosed;
+      await this.#takeDown(staysClosed);
       await this.#release();
-      throw failure;
+      throw staysClosed ? stillClosed(asVpnError(error, 'vpn-client')) : error;
     }
     // Somebody said `disconnect` meanwhile.
     if (this.#takingDown !== null) return;

@@ -10,7 +10,13 @@ import { commandFailure, type Run } from '../shared/system/run.ts';
 import { answersDns } from './dns-query.ts';
 import { KeptFile } from './kept-file.ts';
 import type { NameServers } from './lease.ts';
-import { NOTE, resolverFile, startsWithNote } from './resolver-file.ts';
+import {
+  NAMESPACE_FILES,
+  NOTE,
+  RESOLV_CONF,
+  resolverFile,
+  startsWithNote,
+} from './resolver-file.ts';
 
 export interface DnsWish extends NameServers {
   /** Every name is asked of `servers`; else only those below `domains`. */
@@ -45,9 +51,6 @@ export interface DnsOptions {
   readonly mark?: string;
 }
 
-export const RESOLV_CONF = '/etc/resolv.conf';
-/** Folders of files that `ip netns exec` shows in place of those in /etc. */
-export const NAMESPACE_FILES = '/etc/netns';
 /** More are ignored by the C library (resolv.conf(5), MAXNS). */
 const MAX_SERVERS_IN_FILE = 3;
 const SPLIT_IMPOSSIBLE =

@@ -15,13 +15,13 @@ import { Journal } from '../shared/system/journal.ts';
 import { readLinks } from '../shared/system/link.ts';
 import { requireTun } from '../shared/system/require-tun.ts';
 import type { Run } from '../shared/system/run.ts';
-import { RESOLV_CONF } from './dns.ts';
 import { SEALED_MARK } from './full-tunnel.ts';
 import { findLeftNamespaces } from './left-namespaces.ts';
 import { findLeftovers, isResolverFileLeft, resolverFileText } from './leftovers.ts';
 import { LOCKDOWN, Lockdowns, readLockdowns } from './lockdown.ts';
 import { ownerOf, type Place, placeOfTunnel, tunnelsWithJournal } from './place.ts';
 import { type LookUp, resolveEndpoints } from './resolve.ts';
+import { RESOLV_CONF } from './resolver-file.ts';
 import { answering, isSilent, readStatus, type SilentClient, silenceText } from './running.ts';
 import type { ClientStatus } from './status.ts';
 

@@ -9,7 +9,6 @@ import { TICK_MS } from '../shared/session/engine.ts';
 import { Journal, type UndoFailure } from '../shared/system/journal.ts';
 import type { Run } from '../shared/system/run.ts';
 import type { ConnectionState } from './connection.ts';
-import { RESOLV_CONF } from './dns.ts';
 import { SEALED_MARK } from './full-tunnel.ts';
 import { OwnNameServers } from './host-view.ts';
 import { innerAddresses, type Network } from './lease.ts';
@@ -21,7 +20,7 @@ import { NetworkSetup, type Traffic, type Wish } from './network-setup.ts';
 import { ownerOf, type TunnelPlace } from './place.ts';
 import { Protection, type ProtectionState } from './protection.ts';
 import type { LookUp } from './resolve.ts';
-import { formerIn, putBack } from './resolver-file.ts';
+import { formerIn, putBack, RESOLV_CONF } from './resolver-file.ts';
 
 export interface HostSideOptions {
   readonly device: string;
@@ -124,33 +123,28 @@ export class HostSide {
 
   /** What a client before left in our namespace, and its journal does not know. */
   async #clearNamespace(): Promise<void> {
-    const { place, traffic, run, log } = this.#options;
+    const { place, traffic, run } = this.#options;
     const { netns } = traffic;
     if (netns === null) return;
     const all = await findLeftNamespaces(run, netns).catch(() => []);
     for (const left of all.filter(({ owner }) => owner === ownerOf(place))) {
-      log.warn({ changes: [left.what] }, 'undoing what a client before left behind');
-      try {
-        await undoLeft(left, run);
-      } catch (error) {
-        this.#report([{ what: left.what, error }]);
-      }
+      await this.#undoLeft(left.what, () => undoLeft(left, run));
     }
   }
 
   /** As after a loss of power, which takes the journals with it. */
   async #clearResolver(): Promise<void> {
-    const { traffic, run, log } = this.#options;
+    const { traffic, run } = this.#options;
     if (traffic.netns !== null || !(await isResolverFileLeft(run).catch(() => false))) return;
     const former = formerIn(RESOLV_CONF);
     if (former === null) return;
-    const what = `file ${RESOLV_CONF}`;
-    log.warn({ changes: [what] }, 'undoing what a client before left behind');
-    try {
-      putBack(RESOLV_CONF, former);
-    } catch (error) {
-      this.#report([{ what, error }]);
-    }
+    await this.#undoLeft(`file ${RESOLV_CONF}`, async () => putBack(RESOLV_CONF, former));
+  }
+
+  /** Tells, and goes on without it. */
+  async #undoLeft(what: string, undo: () => Promise<void>): Promise<void> {
+    this.#options.log.warn({ changes: [what] }, 'undoing what a client before left behind');
+    await undo().catch((error: unknown) => this.#report([{ what, error }]));
   }
 
   /** There is a device, and a socket at `port`. */

@@ -6,12 +6,10 @@
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { restoreFile } from '../shared/system/file-change.ts';
 import type { Command } from '../shared/system/journal.ts';
 import type { Run } from '../shared/system/run.ts';
-import { NAMESPACE_FILES } from './dns.ts';
 import { ownerIn } from './place.ts';
-import { formerIn, NOTE } from './resolver-file.ts';
+import { formerIn, NAMESPACE_FILES, NOTE, putBack, putBackAdvice } from './resolver-file.ts';
 
 export type LeftInNamespace = {
   /** For people: `namespace office`. */
@@ -64,16 +62,16 @@ export async function undoLeft(left: LeftInNamespace, run: Run): Promise<void> {
     const { file } = left;
     const folder = dirname(file);
     const former = formerIn(file) ?? { kind: 'missing' };
-    restoreFile(file, former, readFileSync(file), [dirname(folder), folder]);
+    putBack(file, former, [dirname(folder), folder]);
   } else {
     const [program, ...args] = left.undo;
     await run(program, args);
   }
 }
 
-/** The command that does the same, for people. */
-export function undoText(left: LeftInNamespace): string {
-  return 'file' in left ? `rm ${left.file}` : left.undo.join(' ');
+/** What people may do when undoLeft() cannot. */
+export function undoAdvice(left: LeftInNamespace): string {
+  return 'file' in left ? putBackAdvice(left.file) : `try \`${left.undo.join(' ')}\``;
 }
 
 /** null: it may not be looked at, or has gone meanwhile. */

@@ -9,12 +9,11 @@ import { type Command, Journal } from '../shared/system/journal.ts';
 import { readLinks, TUNNEL_GROUP } from '../shared/system/link.ts';
 import { deleteTableArgs, type NftChain, readRuleset } from '../shared/system/nft.ts';
 import type { Run } from '../shared/system/run.ts';
-import { RESOLV_CONF } from './dns.ts';
 import { type Family, tableUse } from './full-tunnel.ts';
 import { type RouteRow, type RuleRow, readRouting } from './host-view.ts';
 import { type Place, placeOfTunnel, tunnelsWithJournal } from './place.ts';
 import { PROTECTION } from './protection.ts';
-import { formerIn, startsWithNote } from './resolver-file.ts';
+import { formerIn, RESOLV_CONF, startsWithNote } from './resolver-file.ts';
 
 export interface Leftover {
   /** For people: `table inet culvert-protect-cvc0`. */

@@ -5,6 +5,10 @@
 import { readFileSync } from 'node:fs';
 import { type FormerFile, readFormer, restoreFile } from '../shared/system/file-change.ts';
 
+/** The host's. */
+export const RESOLV_CONF = '/etc/resolv.conf';
+/** Folders of files that `ip netns exec` shows in place of those in /etc. */
+export const NAMESPACE_FILES = '/etc/netns';
 /** First line of every one. */
 export const NOTE = '# Written by vpn-client while its tunnel is up; it puts back what was here.\n';
 /** A larger file is not kept within another. */
@@ -41,9 +45,19 @@ export function formerIn(path: string): FormerFile | null {
   };
 }
 
-/** Puts `former` in place of the tunnel's file at `path`. Errors: those of node:fs. */
-export function putBack(path: string, former: FormerFile): void {
-  restoreFile(path, former, readFileSync(path), []);
+/**
+ * Puts `former` in place of the tunnel's file at `path`; `folders`, outermost first, go when they
+ * are empty then. Errors: those of node:fs.
+ */
+export function putBack(path: string, former: FormerFile, folders: readonly string[] = []): void {
+  restoreFile(path, former, readFileSync(path), folders);
+}
+
+/** What people may do when putBack() cannot. */
+export function putBackAdvice(path: string): string {
+  const former = formerIn(path);
+  if (former === null || former.kind === 'missing') return `try \`rm ${path}\``;
+  return `its last lines say what was in its place`;
 }
 
 /** Empty for what cannot be told in comments, or could not be replaced anyway. */

@@ -84,17 +84,25 @@ function readReport(file) {
     const report = JSON.parse(readFileSync(file, 'utf8'));
     const broken = report.testResults.filter(
       (result) => result.status === 'failed' && result.assertionResults.length === 0,
-    ).length;
-    const failures = report.testResults.flatMap((result) =>
-      result.assertionResults
-        .filter(({ status }) => status === 'failed')
-        .map(({ fullName, failureMessages }) => {
-          const message = failureMessages.join('\n').split('\n').slice(0, MESSAGE_LINES);
-          return [`FAILED: ${result.name}: ${fullName}`, ...message].join('\n    ');
-        }),
     );
-    return { passed: report.numPassedTests, failed: report.numFailedTests + broken, failures };
+    const failures = [
+      ...broken.map(({ name, message }) => again(`${name} cannot be loaded`, message)),
+      ...report.testResults.flatMap(({ name, assertionResults }) =>
+        assertionResults
+          .filter(({ status }) => status === 'failed')
+          .map(({ fullName, failureMessages }) =>
+            again(`${name}: ${fullName}`, failureMessages.join('\n')),
+          ),
+      ),
+    ];
+    const failed = report.numFailedTests + broken.length;
+    return { passed: report.numPassedTests, failed, failures };
   } catch {
     return { passed: 0, failed: 1, failures: [] };
   }
+}
+
+/** A failure in short, as it is said again at the end. */
+function again(what, message) {
+  return [`FAILED: ${what}`, ...message.split('\n').slice(0, MESSAGE_LINES)].join('\n    ');
 }

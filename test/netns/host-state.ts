@@ -57,18 +57,16 @@ export function compareHostStates(before: HostState, after: HostState): string[]
 
 /**
  * What differs on the machine that runs the tests, without what a machine does by itself at any
- * time and no test is to blame for: a new lease, a router's advertisement or a carrier lost on a
- * device it had before, and a resolv.conf that somebody else than Culvert has written.
+ * time, on devices it had before: a carrier that comes or goes, an address or route that was leased
+ * or advertised, with the routes that the kernel makes of it. Each says itself where it came from.
  */
 export function compareMachineStates(before: HostState, after: HostState): string[] {
-  const devices = before.flatMap((line) => /^link: \d+: ([^:@]+)/.exec(line)?.[1] ?? []);
-  const isOwn = (line: string) =>
-    /^. (link|address|route6?|sysctl): /.test(line) &&
-    devices.some((device) => line.split(/[\s.:@/]+/).includes(device));
-  const isForeignFile = (line: string) => /^. resolv\.conf: /.test(line) && !ours;
-  const changes = compareHostStates(before, after);
-  const ours = changes.some((line) => /^. resolv\.conf: .*vpn-client/.test(line));
-  return changes.filter((line) => !isOwn(line) && !isForeignFile(line));
+  const names = before.flatMap((line) => /^link: \d+: ([^:@]+)/.exec(line)?.[1] ?? []);
+  const devices = names.filter((name) => name !== 'lo');
+  const byItself = (line: string): boolean =>
+    /^. link: |^. address: .* dynamic |^. route6?: .* proto (dhcp|ra|kernel)( |$)/.test(line) &&
+    devices.some((device) => line.split(/[\s:@]+/).includes(device));
+  return compareHostStates(before, after).filter((line) => !byItself(line));
 }
 
 /** Takes out what changes by itself: lifetimes, expiry times, packet counters of nft. */

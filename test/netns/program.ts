@@ -82,6 +82,11 @@ export class Program {
     this.#child.stdin?.write(`${line}\n`);
   }
 
+  /** Goes away as the reader of its standard output, as `head` does. */
+  stopReading(): void {
+    this.#child.stdout?.destroy();
+  }
+
   closeInput(): void {
     this.#child.stdin?.end();
   }

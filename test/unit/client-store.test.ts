@@ -8,8 +8,8 @@ import { ProfileStore, TimestampFile } from '../../client/profile-store.ts';
 import { chooseTarget } from '../../client/target.ts';
 import { generatePrivateKey, keyToBase64, publicKeyOf } from '../../keys/keypair.ts';
 import { formatInvite, type Invite } from '../../shared/control/invite.ts';
-import { VpnError } from '../../shared/errors.ts';
 import { formatHostPort } from '../../shared/profile.ts';
+import { errorOf } from './error-of.ts';
 
 const NOW = 1_700_000_000;
 const AT = { host: 'vpn.example', port: 6000 };
@@ -32,15 +32,6 @@ function newInvite(change: Partial<Invite> = {}): Invite {
 }
 const choose = (text: string | undefined, invite?: Invite, now = NOW) =>
   chooseTarget({ text, invite: invite && formatInvite(invite), now }, store);
-function errorOf(body: () => unknown): VpnError {
-  try {
-    body();
-  } catch (error) {
-    if (error instanceof VpnError) return error;
-    throw error;
-  }
-  throw new Error('no error');
-}
 
 test('our own key is on disk, for us alone, before the enrolment is answered', () => {
   const invite = newInvite();

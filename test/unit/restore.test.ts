@@ -16,7 +16,7 @@ import { keyToBase64 } from '../../keys/keypair.ts';
 import { backUp, restore } from '../../server/backup.ts';
 import { openState } from '../../server/state.ts';
 import { openSqliteStore } from '../../server/store/sqlite-store.ts';
-import { VpnError } from '../../shared/errors.ts';
+import { errorOf } from './error-of.ts';
 import { key } from './store-suite.ts';
 
 /** Changes of the disk that are still made; beyond them the process is dead. */
@@ -92,15 +92,7 @@ function restoreUpTo(changes: number, replace: boolean): boolean {
 }
 
 /** What a start says instead of starting. */
-function refusal(): VpnError {
-  try {
-    found();
-  } catch (error) {
-    if (error instanceof VpnError) return error;
-    throw error;
-  }
-  throw new Error('it starts');
-}
+const refusal = () => errorOf(found);
 
 /** Runs `check` after a restore that was killed behind each change of the disk, and at its end. */
 function afterEachChange(replace: boolean, prepare: () => void, check: () => void): number {
