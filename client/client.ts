@@ -81,7 +81,8 @@ export class Client {
       log: options.log,
       now: () => host.clock.now(),
       // A server of a profile may be any WireGuard peer, to which a control frame is noise.
-      probe: (size) => (this.#link.plan.network === null ? this.#link.control.probe(size) : null),
+      probe: (size, mtu) =>
+        this.#link.plan.network === null ? this.#link.control.probe(size, mtu) : null,
       onChange: () => this.#once('apply'),
     });
     this.#underlay = new Underlay({
@@ -327,8 +328,10 @@ export class Client {
       engine: () => this.#engine,
       allowedIps: (ranges, full) => this.#hostSide?.allowedIps(ranges, full) ?? ranges,
       onEstablished: (again) => {
-        if (again && inUse()) this.#probeMtu(true);
-        if (inUse()) void this.#underlay.remember();
+        if (!inUse()) return;
+        if (again) this.#probeMtu(true);
+        else this.#mtu.confirm();
+        void this.#underlay.remember();
       },
       onLeased: () => {
         if (this.#since !== null && inUse()) this.#probeMtu(false);

@@ -102,9 +102,12 @@ export class Control {
     else this.#exchange.report(applied);
   }
 
-  /** Asks whether a packet of `size` bytes arrives, there and back; null: no session. */
-  probe(size: number): number | null {
-    return this.#exchange.probe(size);
+  /**
+   * Asks whether a packet of `size` bytes arrives, there and back, and tells the server that the
+   * way carries packets of `mtu`; null: no session.
+   */
+  probe(size: number, mtu: number): number | null {
+    return this.#exchange.probe(size, mtu);
   }
 
   /** Tells the server that we leave. */
@@ -123,6 +126,8 @@ export class Control {
         return incoming.notice;
       case 'probed':
         return incoming;
+      case 'probe':
+        return null;
       case 'request':
         return this.#asked(incoming.request);
       default:

@@ -22,21 +22,27 @@ const RAISE_MS = 600_000;
 const NEVER = Number.POSITIVE_INFINITY;
 
 export interface PathMtuOptions {
-  /** Sends a probe of `size` bytes, at least as large as a message needs; null: no session. */
-  readonly probe: (size: number) => number | null;
+  /**
+   * Sends a probe of `size` bytes, at least as large as a message needs, and tells the server with
+   * it the size in use, `mtu`; null: no session.
+   */
+  readonly probe: (size: number, mtu: number) => number | null;
   /** The size to use; called when it changes, in a search twice: a safe one, then the largest. */
   readonly onFound: (mtu: number) => void;
 }
 
 /**
  * What is being asked for. `small`: does the server answer probes at all; `lower`: a size below the
- * wish that may be carried; `middle`: one between two bounds; `alive`: does anything come at all.
+ * wish that may be carried; `middle`: one between two bounds; `alive`: does anything come at all;
+ * `tell`: nothing, the server is to learn the size in use.
  */
-type Aim = 'small' | 'wish' | 'lower' | 'middle' | 'alive' | 'confirm';
+type Aim = 'small' | 'wish' | 'lower' | 'middle' | 'alive' | 'confirm' | 'tell';
 
 interface Probe {
   readonly size: number;
   readonly at: number;
+  /** The size in use that went with it. */
+  readonly mtu: number;
 }
 
 export class PathMtu {
@@ -45,6 +51,8 @@ export class PathMtu {
   #lowest = 0;
   /** In use; 0: nothing is known. */
   #mtu = 0;
+  /** The size in use that the server is known to have been told; 0: none. */
+  #told = 0;
   #aim: Aim | null = null;
   #size = 0;
   #triesLeft = 0;
@@ -74,14 +82,22 @@ export class PathMtu {
     this.#ask('small', 0, TRIES.first, now);
   }
 
+  /** A session was renewed, perhaps because large packets got no answer: is it as it was? */
+  confirm(now: number): void {
+    if (this.#wish > 0 && this.#aim === null) this.#lookAgain(now);
+  }
+
   /** The server answered the probe `id`. */
   answered(id: number, now: number): void {
     const probe = this.#sent.get(id);
     if (probe === undefined) return;
+    this.#told = probe.mtu;
     switch (this.#aim) {
       case null:
+      case 'tell':
         // Too late for its search, but more is carried than that found.
         if (probe.size > this.#mtu) this.#carried(probe.size, now);
+        else if (this.#told === this.#mtu) this.#rest(now);
         break;
       case 'small':
         this.#patience = Math.max(PATIENCE_MS.least, 2 * (now - probe.at));
@@ -124,10 +140,12 @@ export class PathMtu {
 
   #send(now: number): void {
     this.#triesLeft--;
-    const unhurried = this.#aim === 'small' || this.#aim === 'confirm';
+    const unhurried = this.#aim !== null && ['small', 'confirm', 'tell'].includes(this.#aim);
     this.#nextAt = now + Math.max(this.#patience, unhurried ? PATIENCE_MS.unhurried : 0);
-    const id = this.#options.probe(this.#size);
-    if (id !== null) this.#sent.set(id, { size: this.#size, at: now });
+    // Until one is found, what is wished is in use.
+    const mtu = this.#mtu || this.#wish;
+    const id = this.#options.probe(this.#size, mtu);
+    if (id !== null) this.#sent.set(id, { size: this.#size, at: now, mtu });
   }
 
   /** An answer in a search, perhaps a late one: what it answers was slow, not swallowed. */
@@ -164,6 +182,7 @@ export class PathMtu {
         this.#goLower(now);
         break;
       case 'alive':
+      case 'tell':
         // Nothing comes through at present, of whatever size.
         this.#rest(now);
         break;
@@ -205,8 +224,10 @@ export class PathMtu {
   #found(mtu: number, now: number): void {
     if (mtu === this.#wish) this.#raiseAt = NEVER;
     else if (this.#aim !== 'confirm') this.#raiseAt = now + RAISE_MS;
-    this.#rest(now);
     this.#use(mtu);
+    // What the server sends is to fit, too, and soon.
+    if (this.#told === mtu) this.#rest(now);
+    else this.#ask('tell', 0, TRIES.first, now);
   }
 
   #use(mtu: number): void {

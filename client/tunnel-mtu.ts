@@ -3,6 +3,7 @@
  * carries after our own headers, and what probes through the tunnel found to arrive.
  */
 import { isIPv6 } from 'node:net';
+import { LEAST_MTU } from '../shared/control/messages.ts';
 import type { Logger } from '../shared/log.ts';
 import { readLink, routeTo } from '../shared/system/link.ts';
 import type { Run } from '../shared/system/run.ts';
@@ -12,17 +13,14 @@ import { IPV6_MTU, PathMtu } from './path-mtu.ts';
 /** Outer IP and UDP headers, and 32 bytes of a transport message (docs/PROTOCOL.md). */
 const OVERHEAD = { 4: 20 + 8 + 32, 6: 40 + 8 + 32 } as const;
 
-/** Every host takes packets of this size (RFC 791 section 3.1): no tunnel is narrower. */
-const IPV4_MTU = 576;
-
 export interface TunnelMtuOptions {
   readonly run: Run;
   /** fwmark of our own datagrams. */
   readonly mark: () => number;
   readonly log: Logger;
   readonly now: () => number;
-  /** Sends a probe; null: no session. */
-  readonly probe: (size: number) => number | null;
+  /** Sends a probe that tells `mtu`, what the way carries as far as is known; null: no session. */
+  readonly probe: (size: number, mtu: number) => number | null;
   /** Another MTU is in force. */
   readonly onChange: () => void;
 }
@@ -65,6 +63,11 @@ export class TunnelMtu {
     this.#path.start(upper, lowest, this.#options.now());
   }
 
+  /** A session was renewed. */
+  confirm(): void {
+    this.#path.confirm(this.#options.now());
+  }
+
   answered(id: number): void {
     this.#path.answered(id, this.#options.now());
   }
@@ -96,5 +99,5 @@ export class TunnelMtu {
 
 /** Below this the kernel takes the addresses from the device, or hosts may not answer. */
 function lowestOf(network: Network | null): number {
-  return innerAddresses(network).some(isIPv6) ? IPV6_MTU : IPV4_MTU;
+  return innerAddresses(network).some(isIPv6) ? IPV6_MTU : LEAST_MTU;
 }

@@ -295,22 +295,23 @@ class NativeDevice : public Napi::ObjectWrap<NativeDevice> {
   Napi::Value set_peer(const Napi::CallbackInfo& info) {
     const Napi::Env env = info.Env();
     const auto object = info[1].As<Napi::Object>();
-    uint8_t key[kKeyBytes];
-    Endpoint endpoint;
-    std::vector<Prefix> prefixes;
-    EndpointChange change = EndpointChange::kKeep;
-    Outcome misfit = read_key(object.Get("publicKey"), key);
+    PeerConfig config;
+    Outcome misfit = read_key(object.Get("publicKey"), config.public_key);
     const Napi::Value to = object.Get("endpoint");
-    if (to.IsNull()) change = EndpointChange::kForget;
+    if (to.IsNull()) config.endpoint_change = EndpointChange::kForget;
     if (!misfit && to.IsObject()) {
-      change = EndpointChange::kSet;
-      misfit = read_endpoint(to, &endpoint);
+      config.endpoint_change = EndpointChange::kSet;
+      misfit = read_endpoint(to, &config.endpoint);
     }
+    const Napi::Value mtu = object.Get("pathMtu");
+    if (mtu.IsNull()) config.path_mtu = Peer::kNoPathMtu;
+    if (mtu.IsNumber()) config.path_mtu = word(mtu);
     if (!misfit) {
-      misfit = read_literals(object.Get("allowedIps"), "read allowed IPs", parse_prefix, &prefixes);
+      misfit = read_literals(object.Get("allowedIps"), "read allowed IPs", parse_prefix,
+                             &config.allowed_ips);
     }
     if (misfit) return from_misfit(env, misfit);
-    device_->set_peer(word(info[0]), key, change, endpoint, prefixes);
+    device_->set_peer(word(info[0]), config);
     return env.Undefined();
   }
 

@@ -261,22 +261,22 @@ void Worker::relay(Peer& from, Peer& to, uint8_t* packet, const Inner& inner) {
   const bool v6 = inner.kind == Inner::kIpv6;
   if (inner.hop_limit <= 1) {
     from.count_drop(DropReason::kTtlExpired);
-    answer(from, IcmpError::kTimeExceeded, packet, inner);
+    answer(from, IcmpError::kTimeExceeded, packet, inner, 0);
     return;
   }
-  const bool may_fragment = !v6 && (packet[6] & 0x40) == 0;
-  if (inner.length > tables_->mtu && !may_fragment) {
+  const uint32_t mtu = std::min(tables_->mtu, to.path_mtu(v6));
+  if (inner.length > mtu && !may_fragment(packet)) {
     from.count_drop(DropReason::kTooBig);
-    answer(from, IcmpError::kTooBig, packet, inner);
+    answer(from, IcmpError::kTooBig, packet, inner, mtu);
     return;
   }
   decrement_hop_limit(packet, v6);
-  if (inner.length <= tables_->mtu) {
+  if (inner.length <= mtu) {
     add_relay(to, packet, inner.length);
     return;
   }
   Fragmenter fragments;
-  if (!fragments.begin(packet, inner.length, tables_->mtu)) {
+  if (!fragments.begin(packet, inner.length, mtu)) {
     from.count_drop(DropReason::kBadInner);
     return;
   }
@@ -373,12 +373,24 @@ bool Worker::icmp_allowed() {
   return true;
 }
 
-void Worker::answer(Peer& peer, IcmpError error, const uint8_t* packet, const Inner& inner) {
+void Worker::answer(Peer& peer, IcmpError error, const uint8_t* packet, const Inner& inner,
+                    uint32_t mtu) {
   const uint8_t* source = tables_->own_address(inner.kind == Inner::kIpv6);
   if (source == nullptr || !icmp_allowed()) return;
   uint8_t reply[kMaxIcmpBytes + kPadding];
-  const size_t n = build_icmp_error(error, packet, inner.length, source, tables_->mtu, reply);
+  const size_t n = build_icmp_error(error, packet, inner.length, source, mtu, reply);
   if (n > 0) (void)sender_.send(peer, reply, n, tables_->mtu, now_, sockets());
+}
+
+// In the name of the address that the packet was for: one from our own address would be refused as
+// a martian by the kernel it is for.
+void Worker::answer_host(IcmpError error, const uint8_t* packet, const Inner& inner, uint32_t mtu) {
+  if (!icmp_allowed()) return;
+  uint8_t reply[kMaxIcmpBytes];
+  const size_t n = build_icmp_error(error, packet, inner.length, inner.destination, mtu, reply);
+  if (n == 0) return;
+  to_tun(reply, n, false);
+  flush_tun();
 }
 
 }  // namespace culvert

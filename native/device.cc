@@ -154,13 +154,15 @@ Result<Nothing> Device::configure(const Reconfiguration& change, Opened* opened)
   return Nothing{};
 }
 
-void Device::set_peer(uint32_t id, const uint8_t* public_key, EndpointChange change,
-                      const Endpoint& endpoint, const std::vector<Prefix>& allowed_ips) {
+void Device::set_peer(uint32_t id, const PeerConfig& config) {
   std::shared_ptr<Peer>& peer = peers_[id];
-  if (peer == nullptr) peer = std::make_shared<Peer>(id, public_key, shared_.indices);
-  if (change != EndpointChange::kKeep) {
-    peer->set_endpoint(change == EndpointChange::kSet ? endpoint : Endpoint());
+  if (peer == nullptr) peer = std::make_shared<Peer>(id, config.public_key, shared_.indices);
+  if (config.endpoint_change != EndpointChange::kKeep) {
+    peer->set_endpoint(config.endpoint_change == EndpointChange::kSet ? config.endpoint
+                                                                      : Endpoint());
   }
+  if (config.path_mtu.has_value()) peer->set_path_mtu(*config.path_mtu);
+  const std::vector<Prefix>& allowed_ips = config.allowed_ips;
   // A prefix in the list may have gone to another peer since: then it is taken back.
   const auto owned = [&](const Prefix& p) { return tables_->allowed_ips.owner(p) == peer; };
   if (peer->prefixes == allowed_ips && std::ranges::all_of(allowed_ips, owned)) return;

@@ -47,6 +47,14 @@ struct Reconfiguration {
 
 enum class EndpointChange : uint8_t { kKeep, kForget, kSet };
 
+struct PeerConfig {
+  uint8_t public_key[kKeyBytes] = {};
+  EndpointChange endpoint_change = EndpointChange::kKeep;
+  Endpoint endpoint;
+  std::optional<uint32_t> path_mtu;  // empty: unchanged
+  std::vector<Prefix> allowed_ips;
+};
+
 struct NewKeypair {
   Role role = Role::kInitiator;
   uint32_t local_index = 0;
@@ -68,8 +76,7 @@ class Device {
   Device& operator=(const Device&) = delete;
 
   [[nodiscard]] Result<Nothing> configure(const Reconfiguration& change, Opened* opened);
-  void set_peer(uint32_t id, const uint8_t* public_key, EndpointChange change,
-                const Endpoint& endpoint, const std::vector<Prefix>& allowed_ips);
+  void set_peer(uint32_t id, const PeerConfig& config);
   void remove_peer(uint32_t id);
   // False: no such peer, or the local index is taken.
   [[nodiscard]] bool install_keypair(uint32_t id, const NewKeypair& keypair);

@@ -8,6 +8,11 @@
 
 namespace culvert {
 
+// False: IPv6, or "do not fragment". `packet` is a complete IP packet.
+[[nodiscard]] inline bool may_fragment(const uint8_t* packet) {
+  return packet[0] >> 4 == 4 && (packet[6] & 0x40) == 0;
+}
+
 // Yields the fragments of one packet, in order.
 class Fragmenter {
  public:

@@ -3,6 +3,7 @@
 // Source of the slot rules: protocol.md section 3.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <deque>
@@ -106,6 +107,14 @@ class Peer : public std::enable_shared_from_this<Peer> {
   void set_endpoint(const Endpoint& endpoint);
   // The source address did not work: the kernel chooses again.
   void forget_source();
+  // Largest packet that the way to the peer carries, as it says; kNoPathMtu: it says nothing.
+  static constexpr uint32_t kNoPathMtu = UINT32_MAX;
+  void set_path_mtu(uint32_t mtu) { path_mtu_.store(mtu, std::memory_order_relaxed); }
+  // Of IPv6 packets: those that every path has to carry (RFC 8200 section 5) are never refused.
+  [[nodiscard]] uint32_t path_mtu(bool v6) const {
+    const uint32_t mtu = path_mtu_.load(std::memory_order_relaxed);
+    return v6 ? std::max(mtu, kIpv6Mtu) : mtu;
+  }
   // UDP_SEGMENT failed towards this peer; after a few times it is left out for some minutes.
   void gso_failed(uint64_t now);
 
@@ -119,6 +128,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
   std::vector<Prefix> prefixes;  // JS thread: what set_peer gave it
 
  private:
+  static constexpr uint32_t kIpv6Mtu = 1280;
   static constexpr uint32_t kGsoFailures = 8;
   // The path may be another one by then; if not, one failure more says so.
   static constexpr uint64_t kGsoRetryMs = 5 * 60'000;
@@ -129,7 +139,7 @@ class Peer : public std::enable_shared_from_this<Peer> {
   uint8_t public_key_[kKeyBytes];
   IndexTable& indices_;
 
-  mutable std::mutex mutex_;  // guards all below but drops_
+  mutable std::mutex mutex_;  // guards all below but path_mtu_ and drops_
   std::shared_ptr<Keypair> current_;
   std::shared_ptr<Keypair> previous_;
   std::shared_ptr<Keypair> next_;
@@ -143,7 +153,8 @@ class Peer : public std::enable_shared_from_this<Peer> {
   StagedQueue staged_;
   Activity activity_;
 
-  // Relaxed: counters that order nothing.
+  // Relaxed: a value and counters that order nothing.
+  std::atomic<uint32_t> path_mtu_{kNoPathMtu};
   std::array<std::atomic<uint64_t>, kDropReasons> drops_{};
 };
 

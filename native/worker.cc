@@ -10,6 +10,7 @@
 
 #include <cstdio>
 
+#include "fragment.h"
 #include "icmp.h"
 
 namespace culvert {
@@ -179,10 +180,17 @@ void Worker::send_flight() {
     const Inner& inner = flight_[i]->inner;
     Peer* to =
         inner.is_ip() ? tables_->route(inner.destination, inner.kind == Inner::kIpv6) : nullptr;
-    if (i > first && to == peer) continue;
-    if (i > first) send_frames(first, i, peer);
-    first = i;
+    const bool oversized = to != nullptr && flight_[i]->splitter.packet_bytes() >
+                                                to->path_mtu(inner.kind == Inner::kIpv6);
+    if (i > first && (to != peer || oversized)) {
+      send_frames(first, i, peer);
+      first = i;
+    }
     peer = to;
+    if (oversized) {
+      send_oversized(*flight_[i], *peer);
+      first = i + 1;
+    }
   }
   if (count > first) send_frames(first, count, peer);
   queue_.release();
@@ -250,6 +258,32 @@ void Worker::stage_frames(size_t first, size_t last, Peer& peer) {
   }
 }
 
+// The device takes larger packets than the way to this one peer carries, which the kernel does not
+// know: they are cut up, or their sender is told, as by a router on that way.
+void Worker::send_oversized(OutboundFrame& frame, Peer& peer) {
+  Splitter& splitter = frame.splitter;
+  const uint32_t mtu = peer.path_mtu(frame.inner.kind == Inner::kIpv6);
+  if (!may_fragment(splitter.first())) peer.count_drop(DropReason::kTooBig, splitter.count());
+  uint8_t* packet;
+  size_t bytes;
+  while (splitter.next(&packet, &bytes)) {
+    if (!may_fragment(packet)) {
+      answer_host(IcmpError::kTooBig, packet, classify_inner(packet, bytes), mtu);
+      return;
+    }
+    Fragmenter fragments;
+    if (bytes <= mtu) {
+      (void)sender_.send(peer, packet, bytes, tables_->mtu, now_, sockets());
+    } else if (!fragments.begin(packet, bytes, mtu)) {
+      peer.count_drop(DropReason::kTooBig);
+    } else {
+      while (fragments.next(&packet, &bytes)) {
+        (void)sender_.send(peer, packet, bytes, tables_->mtu, now_, sockets());
+      }
+    }
+  }
+}
+
 // Nobody owns the destination: the application here learns it at once, as from a router.
 void Worker::no_route(Splitter& frame) {
   counters_.drop(DropReason::kNoRoute);
@@ -257,15 +291,7 @@ void Worker::no_route(Splitter& frame) {
   size_t bytes;
   if (!frame.next(&packet, &bytes)) return;
   const Inner inner = classify_inner(packet, bytes);
-  if (!inner.is_ip() || !icmp_allowed()) return;
-  // In the name of the address that nobody has: a packet from our own address would be refused as
-  // a martian by the kernel it is for.
-  uint8_t reply[kMaxIcmpBytes];
-  const size_t n =
-      build_icmp_error(IcmpError::kUnreachable, packet, inner.length, inner.destination, 0, reply);
-  if (n == 0) return;
-  to_tun(reply, n, false);
-  flush_tun();
+  if (inner.is_ip()) answer_host(IcmpError::kUnreachable, packet, inner, 0);
 }
 
 // The device is gone or cannot be used; TypeScript decides what that means.

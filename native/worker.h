@@ -116,6 +116,7 @@ class Worker {
   [[nodiscard]] bool loops_back(const OutboundFrame& frame) const;
   void send_frames(size_t first, size_t last, Peer* peer);
   void stage_frames(size_t first, size_t last, Peer& peer);
+  void send_oversized(OutboundFrame& frame, Peer& peer);
   void no_route(Splitter& frame);
   void tun_failed(int error);
 
@@ -133,7 +134,9 @@ class Worker {
   void flush_tun();
   void write_failed(size_t frame, int error);
   [[nodiscard]] bool icmp_allowed();
-  void answer(Peer& peer, IcmpError error, const uint8_t* packet, const Inner& inner);
+  // `mtu` counts for kTooBig.
+  void answer(Peer& peer, IcmpError error, const uint8_t* packet, const Inner& inner, uint32_t mtu);
+  void answer_host(IcmpError error, const uint8_t* packet, const Inner& inner, uint32_t mtu);
 
   Shared& shared_;
   const int tun_;

@@ -43,6 +43,8 @@ interface Channel {
   pushAt: number;
   using: string | null;
   notApplied: readonly string[];
+  /** Largest packet that the way carries, as the client says; null: it has not said. */
+  pathMtu: number | null;
 }
 
 export interface ControlServiceOptions {
@@ -51,6 +53,8 @@ export interface ControlServiceOptions {
   readonly clock: Clock;
   readonly random: (bytes: number) => Uint8Array;
   readonly send: (peer: PeerId, frame: Uint8Array) => boolean;
+  /** The way to the peer carries packets of `mtu` bytes, it says; null: it says nothing more. */
+  readonly onPathMtu: (peer: PeerId, mtu: number | null) => void;
   /** The peer has left; its session is forgotten here. */
   readonly onGoodbye: (peer: PeerId) => void;
   readonly events: Events;
@@ -75,6 +79,8 @@ export class ControlService {
       channel.exchange.answer(this.#answer(peer, channel, incoming.request));
     } else if (incoming?.type === 'answer' && incoming.answer.type === 'applied') {
       this.#applied(peer, channel, incoming.answer);
+    } else if (incoming?.type === 'probe' && incoming.mtu !== undefined) {
+      this.#tellPathMtu(peer, channel, incoming.mtu);
     } else if (incoming?.type === 'notice' && incoming.notice.type === 'bye') {
       this.forget(peer);
       this.#options.onGoodbye(peer);
@@ -83,7 +89,10 @@ export class ControlService {
 
   /** The peer's session is over: it must speak first again. */
   forget(peer: PeerId): void {
+    const channel = this.#channels.get(peer);
+    if (channel === undefined) return;
     this.#channels.delete(peer);
+    this.#tellPathMtu(peer, channel, null);
   }
 
   /** Pushes to everybody who has a lease and would get another one now. */
@@ -115,6 +124,11 @@ export class ControlService {
     return { version, isCurrent: version === channel.sent.version, notApplied };
   }
 
+  /** Largest packet that the way to `peer` carries, as its client says; null: it has not said. */
+  pathMtu(peer: PeerId): number | null {
+    return this.#channels.get(peer)?.pathMtu ?? null;
+  }
+
   /** Tells a peer that has spoken why it is shut out, and forgets its session. */
   dismiss(peer: PeerId, reason: DismissalReason): void {
     this.#channels.get(peer)?.exchange.notify({ type: 'dismissed', reason });
@@ -135,10 +149,16 @@ export class ControlService {
         maxBodyBytes: MAX_REQUEST_BYTES,
       });
       const pushAt = Number.POSITIVE_INFINITY;
-      channel = { exchange, sent: null, pushAt, using: null, notApplied: [] };
+      channel = { exchange, sent: null, pushAt, using: null, notApplied: [], pathMtu: null };
       this.#channels.set(peer, channel);
     }
     return channel;
+  }
+
+  #tellPathMtu(peer: PeerId, channel: Channel, mtu: number | null): void {
+    if (channel.pathMtu === mtu) return;
+    channel.pathMtu = mtu;
+    this.#options.onPathMtu(peer, mtu);
   }
 
   #leaseOf(peer: PeerId): VersionedLease | null {

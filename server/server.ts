@@ -176,6 +176,7 @@ class Server {
       clock,
       random: randomBytes,
       send: (peer, frame) => this.#engine.sendControl(peer, frame),
+      onPathMtu: (peer, mtu) => this.#engine.setPathMtu(peer, mtu),
       onGoodbye: (peer) => this.#presence.left(peer, 'goodbye'),
       events: this.#events,
       log,

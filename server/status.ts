@@ -28,6 +28,8 @@ export interface PeerStatusReply {
   readonly packetsReceived: number;
   readonly packetsSent: number;
   readonly drops: Drops;
+  /** Largest packet that the way to it carries, as our client found; null: it has not said. */
+  readonly pathMtu: number | null;
   /** What our client uses of what it was given; null: it has not asked in this session. */
   readonly lease: LeaseInUse | null;
   /** What is no longer right in the profile printed for it; null: none was printed. */
@@ -64,7 +66,7 @@ export interface StatusSources {
   readonly opened: Interface;
   readonly configuration: ServerConfiguration;
   readonly nat: NatStatus | null;
-  readonly control: Pick<ControlService, 'inUse'>;
+  readonly control: Pick<ControlService, 'inUse' | 'pathMtu'>;
   readonly policy: Policy;
   /** Milliseconds of the monotonic clock. */
   readonly startedAt: number;
@@ -96,7 +98,8 @@ export function readStatus(sources: StatusSources): StatusReply {
       if (status === undefined) return [];
       const profileOutdated = record.profile === null ? null : outdatedParts(record, sources);
       const lease = sources.control.inUse(id);
-      return [{ ...peerReply(record, status), lease, profileOutdated }];
+      const pathMtu = sources.control.pathMtu(id);
+      return [{ ...peerReply(record, status), pathMtu, lease, profileOutdated }];
     }),
   };
 }
@@ -104,7 +107,7 @@ export function readStatus(sources: StatusSources): StatusReply {
 function peerReply(
   record: { readonly name: string; readonly address: string | null },
   status: PeerStatus,
-): Omit<PeerStatusReply, 'lease' | 'profileOutdated'> {
+): Omit<PeerStatusReply, 'pathMtu' | 'lease' | 'profileOutdated'> {
   const { endpoint, lastHandshake, connected, bytesReceived, bytesSent } = status;
   return {
     name: record.name,

@@ -75,6 +75,11 @@ export interface PeerConfig {
   readonly publicKey: PublicKey;
   /** Absent: keep what is known. null: forget it. */
   readonly endpoint?: Endpoint | null;
+  /**
+   * Largest packet that the way to the peer carries, 68 or more: larger ones are cut up, or their
+   * sender is told. IPv6 packets up to 1280 always pass. Absent: keep what is known. null: forget it.
+   */
+  readonly pathMtu?: number | null;
   /** `address/length`, host bits are masked. The complete new set; taken from former owners. */
   readonly allowedIps: readonly string[];
 }

@@ -33,6 +33,8 @@ export type Incoming =
   | { readonly type: 'answer'; readonly id: number; readonly answer: ControlAnswer }
   /** Our probe `id` arrived, and so did its answer of the same size. */
   | { readonly type: 'probed'; readonly id: number }
+  /** A probe came, and was answered; `mtu`: what its sender takes the way to carry, if it says. */
+  | { readonly type: 'probe'; readonly mtu: number | undefined }
   | { readonly type: 'notice'; readonly notice: ControlNotice };
 
 export interface ExchangeOptions {
@@ -113,10 +115,13 @@ export class Exchange {
     this.#sendAll(frameMessage(applied, this.#takeId()));
   }
 
-  /** Sends a probe of `size` bytes, once; null: the tunnel has no usable key. Result: its id. */
-  probe(size: number): number | null {
+  /**
+   * Sends a probe of `size` bytes, once, that says we take the way to carry packets of `mtu`; null:
+   * the tunnel has no usable key. Result: its id.
+   */
+  probe(size: number, mtu: number): number | null {
     const id = this.#takeId();
-    return this.#send(frameProbe({ type: 'probe', id, size }, id, size)) ? id : null;
+    return this.#send(frameProbe({ type: 'probe', id, size, mtu }, id, size)) ? id : null;
   }
 
   /** Sends a message that has no answer, once. */
@@ -138,9 +143,12 @@ export class Exchange {
       // Never larger than what was received: an answer must not cost more than its request.
       const size = Math.min(message.size, frame.length);
       const answer = { type: 'probed', id: message.id } as const;
-      if (this.#takeToken(now)) this.#send(frameProbe(answer, this.#takeId(), size));
-      else this.counters.rateLimited += 1;
-      return null;
+      if (!this.#takeToken(now)) {
+        this.counters.rateLimited += 1;
+        return null;
+      }
+      this.#send(frameProbe(answer, this.#takeId(), size));
+      return { type: 'probe', mtu: message.mtu };
     }
     if (isNotice(message)) return { type: 'notice', notice: message };
     if (isRequest(message)) return this.#receiveRequest(message, now);

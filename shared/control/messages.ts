@@ -17,6 +17,8 @@ const HEADER_BYTES = 10;
 /** Frames fit the smallest MTU a tunnel may have (1280), whatever the network in between. */
 export const MAX_FRAME_BYTES = 1200;
 const MAX_PART_BYTES = MAX_FRAME_BYTES - HEADER_BYTES;
+/** Every host takes packets of this size (RFC 791 section 3.1): no tunnel is narrower. */
+export const LEAST_MTU = 576;
 /** Largest body, bytes of JSON. */
 export const MAX_BODY_BYTES = 65_536;
 /** A body whose parts take longer than this is given up, milliseconds. */
@@ -102,8 +104,16 @@ const refusal = z.object({
 
 /** The sender leaves now: no answer. */
 const byeNotice = z.object({ type: z.literal('bye') });
-/** Is a frame of this size carried? Answered at once by a `probed` of the same size; no repeats. */
-const probe = z.object({ type: z.literal('probe'), id, size: z.int().min(0).max(65_535) });
+/**
+ * Is a frame of this size carried? Answered at once by a `probed` of the same size; no repeats.
+ * `mtu`: the largest packet the sender takes the way to carry, as far as it knows by now.
+ */
+const probe = z.object({
+  type: z.literal('probe'),
+  id,
+  size: z.int().min(0).max(65_535),
+  mtu: z.int().min(LEAST_MTU).max(65_535).optional(),
+});
 const probed = z.object({ type: z.literal('probed'), id });
 
 /** Why a server shuts a peer out; a later version's reasons read as `revoked`. */

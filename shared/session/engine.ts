@@ -159,6 +159,17 @@ export class Engine {
     this.#deliver();
   }
 
+  /**
+   * Packets to the peer are kept within `mtu` bytes, 68 or more; null: within the device's MTU
+   * alone. An unknown id is nothing.
+   */
+  setPathMtu(id: PeerId, mtu: number | null): void {
+    const session = this.#sessions.get(id);
+    if (session === undefined) return;
+    const { publicKey, allowedIps } = session;
+    this.#dataPlane.setPeer(id, { publicKey, allowedIps, pathMtu: mtu });
+  }
+
   /** Ends a peer's sessions and forgets it; an unknown id is nothing. */
   removePeer(id: PeerId): void {
     const session = this.#sessions.get(id);

@@ -294,6 +294,49 @@ describe('the addon', () => {
     expect(dropped(b, 'tooBig')).toBe(1);
   });
 
+  test('cuts up, or answers, what is larger than the way to a peer carries', async () => {
+    const { publicKey } = b;
+    a.plane.setPeer(PEER, { publicKey, allowedIps: ['0.0.0.0/0'], pathMtu: 1004 });
+    const whole = large(2900, B1, true);
+    a.inject(ipPacket(A1, B1, 'before'));
+    a.inject(whole);
+    a.inject(ipPacket(A1, B1, 'after'));
+    await settle(a, b);
+    const [before, ...fragments] = b.collect();
+    const after = fragments.pop();
+    expect([before, after].map((packet) => payloadText(packet!))).toEqual(['before', 'after']);
+    expect(fragments.map((f) => f.length)).toEqual([1004, 1004, 2900 - 2 * 984]);
+    expect(fragments.map(payloadText).join('')).toBe(payloadText(whole));
+    expect(dropped(a, 'tooBig')).toBe(0);
+
+    a.inject(large(1005, B1, false));
+    await settle(a, b);
+    const [answer] = packets.ask({ op: 'collect', device: a.device }) as [Uint8Array];
+    expect([answer[9], answer[20], answer[21]]).toEqual([1, 3, 4]);
+    expect((answer[26]! << 8) | answer[27]!).toBe(1004);
+    // The host would not take it from its own address.
+    expect([...answer.subarray(12, 16)]).toEqual([10, 77, 0, 2]);
+    expect([b.collect().length, dropped(a, 'tooBig')]).toEqual([0, 1]);
+    a.inject(large(1004, B1, false));
+    await settle(a, b);
+    expect(b.collect()).toHaveLength(1);
+  });
+
+  test('cuts up, or answers, what is larger than the way from peer to peer carries', async () => {
+    const { publicKey } = a;
+    const allowedIps = [`${A1}/32`, '10.88.0.0/16'];
+    b.plane.setPeer(PEER, { publicKey, allowedIps, pathMtu: SMALL });
+    a.inject(large(1400, BEHIND_A, true));
+    await settle(a, b);
+    const fragments = a.collect().map((f) => f.length);
+    expect(fragments).toEqual([SMALL - 4, 1400 - (SMALL - 4) + 20]);
+    a.inject(large(1400, BEHIND_A, false));
+    await settle(a, b);
+    const [answer] = packets.ask({ op: 'collect', device: a.device }) as [Uint8Array];
+    expect([answer[20], answer[21], (answer[26]! << 8) | answer[27]!]).toEqual([3, 4, SMALL]);
+    expect(dropped(b, 'tooBig')).toBe(1);
+  });
+
   test('drops its own datagrams when they are routed into the tunnel they make', async () => {
     const loop = ipPacket(a.endpoint.address, b.endpoint.address, '12345678');
     loop[9] = 17;

@@ -317,6 +317,31 @@ export function dataPlaneContract(name: string, make: MakePair): void {
       expect(texts(b)).toEqual(['to B again']);
     });
 
+    test('packets larger than the way to a peer carries are not sent there', async () => {
+      await connected();
+      const inject = async (bytes: number) => {
+        const [sent, before] = [ipPacket(A6, B6, new Uint8Array(bytes - 40)), tooBig()];
+        a.inject(sent);
+        await pair.settle();
+        const got = b.collect().map((packet) => packet.length);
+        return tooBig() > before ? 'too big' : got[0];
+      };
+      const tooBig = () => stats(a, B).drops('tooBig');
+      const limit = (pathMtu?: number | null) => {
+        const { publicKey } = b;
+        a.plane.setPeer(B, { publicKey, allowedIps: [`${B6}/128`], pathMtu: pathMtu as number });
+      };
+      limit(1300);
+      expect([await inject(1300), await inject(1301)]).toEqual([1300, 'too big']);
+      limit();
+      expect([await inject(1300), await inject(1301)]).toEqual([1300, 'too big']);
+      // Every path has to carry this much (RFC 8200 section 5).
+      limit(600);
+      expect([await inject(1280), await inject(1281)]).toEqual([1280, 'too big']);
+      limit(null);
+      expect(await inject(1301)).toBe(1301);
+    });
+
     test('a destination of nobody and a peer without endpoint are counted', async () => {
       a.inject(ipPacket(A1, '10.200.0.1'));
       await connected();

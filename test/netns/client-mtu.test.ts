@@ -126,3 +126,29 @@ test('over a silent hole an upload that begins at once arrives before the search
     await eventually('the largest size', 30_000, () => fits(found().at(-1), 1_400));
   });
 });
+
+test('a silent hole that opens under a download, and one from client to client, is survived', async () => {
+  await inNet(['server', 'mid', 'a', 'b'], async (net) => {
+    await layWay(net);
+    net.wire(end('server', 's2', '10.77.2.1/24'), end('b', 'eth0', '10.77.2.2/24'), { mtu: 9000 });
+    net.remember();
+    const server = await startServer(net);
+    const [a, b] = [new Client(net, 'a'), new Client(net, 'b')];
+    await a.enrol(await server.invite('a', 1));
+    await b.enrol(await server.invite('b', 2));
+    await eventually('a knows its way', 30_000, async () => (await mtuOf(a)) === 8_900);
+    const [own, rate] = ['192.168.1.2', 20_000];
+    const fromServer = await startStream(net, 'server', 'a', own, 5, rate * 10, 5_001);
+    const fromB = await startStream(net, 'b', 'a', own, 5, rate * 10, 5_002);
+    await dig(net, 'in', 1_300);
+    // The far ends send packets of 8900 bytes at first, and go on after the client told its size.
+    await fromServer.end(120_000);
+    await fromB.end(120_000);
+    expect(fits((await server.peer('a')).pathMtu ?? undefined, 1_300)).toBe(true);
+    expect((await server.peer('b')).pathMtu).toBe(8_900);
+    // What may be cut up arrives as well.
+    const ping = ['-n', '-c', '1', '-W', '2', '-M', 'dont', '-s', '4000', own];
+    for (const host of ['server', 'b']) expect((await net.run(host, 'ping', ping)).code).toBe(0);
+    await net.must('mid', 'nft', ['delete table ip h']);
+  });
+});

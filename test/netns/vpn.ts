@@ -30,6 +30,7 @@ export interface PeerLine {
   readonly address: string | null;
   readonly endpoint: string | null;
   readonly lastHandshake: string | null;
+  readonly pathMtu: number | null;
   readonly bytesReceived: number;
   readonly bytesSent: number;
   readonly drops: Readonly<Record<string, number>>;

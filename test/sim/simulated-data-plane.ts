@@ -1,7 +1,7 @@
 /**
  * The data plane as shared/dataplane.ts describes it, in TypeScript over a simulated network:
  * slow, single-threaded, in virtual time. Passes the same contract as the addon. Left out, since
- * no engine can tell: cookies and load, offloads, ICMP errors, DSCP.
+ * no engine can tell: cookies and load, offloads, ICMP errors, fragments, DSCP.
  */
 import { blake2s } from '@noble/hashes/blake2.js';
 import { concat, readLe32, writeLe32 } from '../../shared/bytes.ts';
@@ -108,6 +108,7 @@ export class SimulatedDataPlane implements DataPlane {
     const peer = this.#peers.get(id) ?? new SimulatedPeer(id, config);
     this.#peers.set(id, peer);
     if (config.endpoint !== undefined) peer.endpoint = config.endpoint;
+    if (config.pathMtu !== undefined) peer.pathMtu = config.pathMtu ?? Number.POSITIVE_INFINITY;
     const prefixes = config.allowedIps.map(parsePrefix);
     const taken = (r: Route) =>
       prefixes.some((p) => p.bits === r.bits && prefixHolds(p, r.address));
@@ -189,6 +190,11 @@ export class SimulatedDataPlane implements DataPlane {
   // ---- the way out ----------------------------------------------------------------------
 
   #send(peer: SimulatedPeer, packet: Uint8Array): void {
+    const isV6 = packet[0]! >> 4 === 6;
+    if (packet.length > (isV6 ? Math.max(1280, peer.pathMtu) : peer.pathMtu)) {
+      peer.drop('tooBig');
+      return;
+    }
     const outcome = this.#seal(peer, packet);
     if (outcome === 'noEndpoint') peer.drop('noEndpoint');
     if (outcome !== 'noKey') return;

@@ -59,6 +59,7 @@ export class SimulatedPeer {
   readonly id: PeerId;
   readonly publicKey: Uint8Array;
   endpoint: Endpoint | null = null;
+  pathMtu = Number.POSITIVE_INFINITY;
   current: SimulatedKeypair | null = null;
   previous: SimulatedKeypair | null = null;
   next: SimulatedKeypair | null = null;

@@ -129,6 +129,7 @@ export class TestServer {
       clock: network.clock(),
       random: randomBytes,
       send: (peer, frame) => this.#running && engine.sendControl(peer, frame),
+      onPathMtu: (peer, mtu) => engine.setPathMtu(peer, mtu),
       onGoodbye: () => {},
       events: new Events(() => 0),
       log: createLogger({ level: 'silent', format: 'json', stream: { write: () => {} }, env: {} }),

@@ -37,6 +37,7 @@ describe('ControlService', () => {
   let sent: { peer: PeerId; frame: Uint8Array }[];
   let log: string;
   let left: PeerId[];
+  let pathMtus: (number | null)[];
   let configuration: ServerConfiguration;
   let now: number;
   let events: Events;
@@ -45,6 +46,7 @@ describe('ControlService', () => {
     sent = [];
     log = '';
     left = [];
+    pathMtus = [];
     now = 10_000;
     configuration = settings(PUSH);
     events = new Events(() => 0);
@@ -58,6 +60,10 @@ describe('ControlService', () => {
       clock: { now: () => now, wall: () => ({ seconds: h.now, nanoseconds: 0 }) },
       random: (n) => new Uint8Array(n),
       send: (peer, frame) => sent.push({ peer, frame }) > 0,
+      onPathMtu: (peer, mtu) => {
+        expect(peer).toBe(h.idOf(1));
+        pathMtus.push(mtu);
+      },
       onGoodbye: (peer) => left.push(peer),
       events,
       log: pino({ level: 'debug' }, { write: (line: string) => (log += line) }),
@@ -130,6 +136,23 @@ describe('ControlService', () => {
     h.store.close();
     expect(enrol(50, 2, 4)).toEqual([{ type: 'refused', id: 4, reason: 'serverError' }]);
     expect(log).toContain('cannot answer enrol');
+  });
+
+  it('hands on what the way to a peer carries while its session lasts', () => {
+    h.profile(1, 'phone');
+    const id = h.idOf(1);
+    expect(service.pathMtu(id)).toBeNull();
+    for (const mtu of [undefined, 1420, 1420, 1300]) {
+      const [answer] = say(1, { type: 'probe', id: 7, size: 0, ...(mtu && { mtu }) });
+      expect(answer).toEqual({ type: 'probed', id: 7 });
+    }
+    expect([service.pathMtu(id), pathMtus]).toEqual([1300, [1420, 1300]]);
+    // Whoever comes next under this key may know no probes.
+    service.forget(id);
+    service.forget(id);
+    expect([service.pathMtu(id), pathMtus]).toEqual([null, [1420, 1300, null]]);
+    for (const mtu of [575, 70_000, 'all']) say(1, { type: 'probe', id: 8, size: 0, mtu } as never);
+    expect(pathMtus).toHaveLength(3);
   });
 
   it('sends nothing to who has not asked: no answer to noise, bye or strangers', () => {

@@ -12,12 +12,15 @@ class Way {
   queue = 0;
   readonly sizes: number[] = [];
   readonly found: number[] = [];
+  /** What the server was told last. */
+  told = 0;
   readonly mtu = new PathMtu({
-    probe: (size) => {
+    probe: (size, mtu) => {
       this.sizes.push(size);
       const queued = size >= this.slowFrom ? this.queue : 0;
       const at = this.now + this.trip + queued;
       if (size <= this.carries) this.#coming.push([at, this.sizes.length]);
+      if (size <= this.carries) this.told = mtu;
       return this.sizes.length;
     },
     onFound: (mtu) => this.found.push(mtu),
@@ -55,6 +58,7 @@ test.each([1_300, 1_339, 1_388, 1_412, 1_419])('a hole above %i bytes is found',
   expect([way.found.length, safe]).toEqual([2, 1_280]);
   expect(best).toBeLessThanOrEqual(carries);
   expect(carries - best!).toBeLessThan(8);
+  expect(way.told).toBe(best);
 });
 
 test.each([600, 1_200, 1_279])(
@@ -144,7 +148,7 @@ test('with IPv6 inside nothing below 1280 is asked for', () => {
   const way = new Way(1_200);
   way.mtu.start(1_420, 1_280, 0);
   way.wait(20_000);
-  expect(way.found).toEqual([1_280]);
+  expect([way.found, way.told]).toEqual([[1_280], 1_280]);
   expect(way.sizes.filter((size) => size !== 0 && size < 1_280)).toEqual([]);
 });
 
@@ -181,6 +185,21 @@ test('when the first small probes are lost the size is asked for a minute later'
   way.wait(5_000);
   way.carries = 1_500;
   expect(way.wait(60_000).found).toEqual([1_420]);
+});
+
+test('a hole that opens later is noticed when the session is renewed', () => {
+  const way = new Way(1_500);
+  way.mtu.confirm(0);
+  expect(way.sizes).toEqual([]);
+  way.mtu.start(1_420, 1_280, 0);
+  way.wait(5_000);
+  way.carries = 1_352;
+  way.mtu.confirm(way.now);
+  way.wait(1_000);
+  // In a search it goes on as it is.
+  way.mtu.confirm(way.now);
+  expect(way.wait(5_000).found).toEqual([1_420, 1_280, 1_352]);
+  expect(way.told).toBe(1_352);
 });
 
 test('a hole that opens later is noticed by asking once a minute, and so is its end', () => {
