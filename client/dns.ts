@@ -11,8 +11,9 @@ import { answersDns } from './dns-query.ts';
 import { KeptFile } from './kept-file.ts';
 import type { NameServers } from './lease.ts';
 import {
+  isEdited,
+  isWhole,
   NAMESPACE_FILES,
-  NOTE,
   RESOLV_CONF,
   resolverFile,
   startsWithNote,
@@ -150,7 +151,9 @@ export class Dns {
     const { keeper, changes } = await this.plan(wish);
     for (const change of changes) {
       // Two that each put back what they found would leave the file of the one that is gone.
-      if ('file' in change && startsWithNote(change.file)) throw new Error(taken(change.file));
+      if ('file' in change && startsWithNote(change.file) && !isEdited(change.file)) {
+        throw new Error(taken(change.file));
+      }
       this.#applied.push('file' in change ? this.#write(change) : await journal.apply(change));
     }
     return keeper;
@@ -159,7 +162,7 @@ export class Dns {
   #write({ file: path, content }: FileChange): number {
     const { journal } = this.#options;
     const id = journal.replaceFile(path, content);
-    const owned = (text: string) => (text.startsWith(NOTE) ? taken(path) : null);
+    const owned = (text: string) => (isWhole(text) ? taken(path) : null);
     this.#kept = new KeptFile({ path, content, id, journal, owned });
     return id;
   }

@@ -9,7 +9,14 @@ import { dirname, join } from 'node:path';
 import type { Command } from '../shared/system/journal.ts';
 import type { Run } from '../shared/system/run.ts';
 import { ownerIn } from './place.ts';
-import { formerIn, NAMESPACE_FILES, NOTE, putBack, putBackAdvice } from './resolver-file.ts';
+import {
+  formerIn,
+  isEdited,
+  NAMESPACE_FILES,
+  NOTE,
+  putBack,
+  putBackAdvice,
+} from './resolver-file.ts';
 
 export type LeftInNamespace = {
   /** For people: `namespace office`. */
@@ -60,6 +67,7 @@ export async function findLeftNamespaces(
 export async function undoLeft(left: LeftInNamespace, run: Run): Promise<void> {
   if ('file' in left) {
     const { file } = left;
+    if (isEdited(file)) throw new Error('somebody has edited it since');
     const folder = dirname(file);
     const former = formerIn(file) ?? { kind: 'missing' };
     putBack(file, former, [dirname(folder), folder]);

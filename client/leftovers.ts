@@ -13,7 +13,7 @@ import { type Family, tableUse } from './full-tunnel.ts';
 import { type RouteRow, type RuleRow, readRouting } from './host-view.ts';
 import { type Place, placeOfTunnel, tunnelsWithJournal } from './place.ts';
 import { PROTECTION } from './protection.ts';
-import { formerIn, RESOLV_CONF, startsWithNote } from './resolver-file.ts';
+import { formerIn, isEdited, RESOLV_CONF, startsWithNote } from './resolver-file.ts';
 
 export interface Leftover {
   /** For people: `table inet culvert-protect-cvc0`. */
@@ -49,6 +49,12 @@ export function resolverFileText(
   file = RESOLV_CONF,
 ): { readonly what: string; readonly fix: string } {
   const what = `${file} still is that of a tunnel that is gone`;
+  if (isEdited(file)) {
+    return {
+      what: `${what}, and somebody has edited it since`,
+      fix: 'Put back what this host had, its last lines tell what; or keep it, without its first line.',
+    };
+  }
   const journals = tunnelsWithJournal(place).map((name) => placeOfTunnel(place, name).journalPath);
   if (formerIn(file) !== null || journals.some((path) => knowsFile(path, file))) {
     return { what, fix: 'Run `vpn-client cleanup`.' };

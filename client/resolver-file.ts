@@ -1,8 +1,11 @@
 /**
  * The text of a resolver file that a tunnel has written: says whose it is, and as comments what was
- * in its place, so that also after a loss of power, when no journal is left, it can be put back.
+ * in its place, so that also after a loss of power, when no journal is left, it can be put back. Its
+ * last line has digits of all above: what somebody has edited since is his.
  */
 import { readFileSync } from 'node:fs';
+import { toHex } from '../shared/bytes.ts';
+import { hash } from '../shared/noise/crypto.ts';
 import { type FormerFile, readFormer, restoreFile } from '../shared/system/file-change.ts';
 
 /** The host's. */
@@ -15,22 +18,38 @@ export const NOTE = '# Written by vpn-client while its tunnel is up; it puts bac
 const MAX_BYTES = 1 << 16;
 const BEFORE = /^# Before: (?:(missing)|link (.+)|file ([0-7]+) (\d+) (\d+))$/m;
 const KEPT = '#|';
+const SUM = '# Sum: ';
+const SUM_DIGITS = 16;
 
 /** A whole file: `mark` in its second line, what is at `path` now, and the text of resolv.conf(5). */
 export function resolverFile(path: string, mark: string | undefined, text: string): string {
   const second = mark === undefined ? '' : `# ${mark}\n`;
-  return `${NOTE}${second}${text}${beforeText(path)}`;
+  const body = `${NOTE}${second}${text}${beforeText(path)}`;
+  return body + sumLine(body);
 }
 
-/** Whether a file is that of a tunnel. */
+/** Whether a file is that of a tunnel, also when somebody has edited it. */
 export function startsWithNote(path: string): boolean {
   return textOf(path).startsWith(NOTE);
 }
 
-/** What was at `path` before the tunnel's file, as that says; null: it does not, or is none. */
+/** A tunnel's file as a tunnel wrote it. */
+export function isWhole(text: string): boolean {
+  const at = text.lastIndexOf(SUM);
+  return text.startsWith(NOTE) && at !== -1 && text.slice(at) === sumLine(text.slice(0, at));
+}
+
+/** Whether the tunnel's file at `path` was edited: it is somebody's own now. */
+export function isEdited(path: string): boolean {
+  const text = textOf(path);
+  // One that a crash has cut short has no such line.
+  return text.startsWith(NOTE) && text.includes(`\n${SUM}`) && !isWhole(text);
+}
+
+/** What was at `path` before the tunnel's file, as that says; null: it does not, is edited, or is none. */
 export function formerIn(path: string): FormerFile | null {
   const text = textOf(path);
-  const found = text.startsWith(NOTE) ? BEFORE.exec(text) : null;
+  const found = isWhole(text) ? BEFORE.exec(text) : null;
   if (found === null) return null;
   const [line, missing, target, mode, uid, gid] = found;
   if (missing !== undefined) return { kind: 'missing' };
@@ -56,7 +75,8 @@ export function putBack(path: string, former: FormerFile, folders: readonly stri
 /** What people may do when putBack() cannot. */
 export function putBackAdvice(path: string): string {
   const former = formerIn(path);
-  if (former === null || former.kind === 'missing') return `try \`rm ${path}\``;
+  if (!isEdited(path) && (former === null || former.kind === 'missing'))
+    return `try \`rm ${path}\``;
   return `its last lines say what was in its place`;
 }
 
@@ -79,6 +99,11 @@ function beforeText(path: string): string {
   const { mode, uid, gid } = former;
   const head = `# Before: file ${mode.toString(8)} ${uid} ${gid}`;
   return `${[head, ...lines.map((line) => KEPT + line)].join('\n')}\n`;
+}
+
+function sumLine(body: string): string {
+  const digits = toHex(hash(new TextEncoder().encode(body))).slice(0, SUM_DIGITS);
+  return `${SUM}${digits}\n`;
 }
 
 function textOf(path: string): string {

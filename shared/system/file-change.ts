@@ -70,12 +70,16 @@ export function replaceFile(path: string, content: Buffer, folders: readonly str
 
 /**
  * What is to be put back when `ours` replaces again what somebody made of it: a whole file that
- * another program wrote is newer than `before`. One that is missing, or cut short, is none.
+ * another program wrote is newer than `before`. One that is missing, or cut short, or is ours with
+ * other lines below the first, is none.
  */
 export function newerFormer(path: string, before: FormerFile, ours: Buffer): FormerFile {
   const now = readFormer(path);
   if (now.kind !== 'file') return before;
-  return startsWith(ours, Buffer.from(now.base64, 'base64')) ? before : now;
+  const text = Buffer.from(now.base64, 'base64');
+  const firstLine = ours.subarray(0, ours.indexOf('\n') + 1);
+  const isOurs = startsWith(ours, text) || (firstLine.length > 0 && startsWith(text, firstLine));
+  return isOurs ? before : now;
 }
 
 /**

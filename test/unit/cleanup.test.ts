@@ -208,6 +208,23 @@ asRoot('what a resolver file says was in its place is put back without a journal
   expect(said.join()).not.toMatch(/still is that/);
 });
 
+asRoot('a resolver file of a tunnel that somebody has edited is his, and named', async () => {
+  const { resolvConf, said, clean } = setUp();
+  await clean();
+  writeFileSync(resolvConf, 'nameserver 192.0.2.1\n');
+  const text = resolverFile(resolvConf, undefined, 'nameserver 10.9.0.1\n');
+  const appended = `${text}nameserver 192.0.2.2\n`;
+  for (const edited of [appended, text.replace('10.9.0.1', '192.0.2.2')]) {
+    writeFileSync(resolvConf, edited);
+    expect(await clean()).toBe(1);
+    expect(readFileSync(resolvConf, 'utf8')).toBe(edited);
+    expect(said.at(-1)).toMatch(/somebody has edited it since.*its last lines tell what/);
+  }
+  // As that says.
+  writeFileSync(resolvConf, appended.slice(appended.indexOf('\n') + 1));
+  expect(await clean()).toBe(0);
+});
+
 const NOTE = '# Written by vpn-client while its tunnel is up; it puts back what was here.\n';
 const lo = (runDirectory?: string) => ({
   ifname: 'lo',

@@ -131,6 +131,7 @@ test('a plain file is replaced, keeps its options, and comes back byte for byte'
     'options edns0 timeout:1',
     `# Before: file 640 ${process.getuid?.()} ${process.getgid?.()}`,
     ...before.split('\n').map((line) => `#|${line}`),
+    expect.stringMatching(/^# Sum: [0-9a-f]{16}$/),
     '',
   ]);
   expect(await journal.undoAll()).toEqual([]);

@@ -71,6 +71,28 @@ test.each(['missing', 'empty'])(
   },
 );
 
+test('lines that somebody edits in ours are replaced, and do not come back as what was there', async () => {
+  for (const edited of [`${ours}options edns0\n`, ours.replace('10.9.0.53', '192.0.2.1')]) {
+    writeFileSync(file, edited);
+    look();
+    expect(look()).toMatch(/are back/);
+    expect(text()).toBe(ours);
+  }
+  expect(await cleanUp()).toEqual([]);
+  expect(text()).toBe('before\n');
+});
+
+test('what somebody has made of the file of a tunnel that is gone is replaced, and comes back', async () => {
+  const edited = `${ours}nameserver 192.0.2.1\n`;
+  writeFileSync(file, edited);
+  expect(await cleanUp()).toEqual([]);
+  expect(text()).toBe(edited);
+  dns = new Dns({ device: 'cvc0', journal: new Journal(journalPath(), run), run, file });
+  expect(await dns.apply(WISH)).toMatchObject({ keeper: 'file', problem: null });
+  await cleanUp();
+  expect(text()).toBe(edited);
+});
+
 test('a program that writes it again and again has it in the end, and this is a problem', async () => {
   const rewrite = (round: number) => {
     writeFileSync(file, `# ${round}\n`);
