@@ -47,6 +47,7 @@ export async function runDaemon(options: DaemonOptions, output: Output): Promise
   });
   child.stdin?.on('error', () => {});
   child.stdin?.end(options.invite ?? '');
+  let end: Awaited<typeof ended>;
   let signal: keyof typeof SIGNALS | null = null;
   const pass = (name: keyof typeof SIGNALS): void => {
     signal = name;
@@ -67,13 +68,15 @@ export async function runDaemon(options: DaemonOptions, output: Output): Promise
       );
       return exitCodeOf([report]);
     }
+    // Before it is let go: nothing else would keep this process until then.
+    end = await ended;
   } finally {
     for (const name of Object.keys(SIGNALS) as (keyof typeof SIGNALS)[]) process.off(name, pass);
     child.stdout?.destroy();
     child.unref();
   }
   if (signal !== null) return SIGNALS[signal];
-  throw silentEnd(await ended, options.logPath);
+  throw silentEnd(end, options.logPath);
 }
 
 /** Ours without --daemon and without the invite, which it reads from standard input. */

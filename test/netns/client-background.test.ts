@@ -104,5 +104,15 @@ test('a daemon that fails says so in the foreground and is gone', async () => {
     expect(failed.code).toBe(6);
     expect(JSON.parse(failed.stdout).error).toMatchObject({ code: 'SERVER_UNREACHABLE' });
     expect((await client.command('status')).code).toBe(3);
+
+    // Disconnected before its connection stands it is none that failed.
+    const patient = args.with(args.indexOf('2'), '60');
+    const all = commandLine('client', [...patient, ...client.instance.flags]);
+    const begun = net.start('a', ...all);
+    await begun.says(/reach/);
+    expect((await client.command('disconnect')).code).toBe(0);
+    const ended = await begun.end();
+    expect(ended.code, begun.report()).toBe(3);
+    expect(JSON.parse(ended.stdout).error).toMatchObject({ code: 'NOT_RUNNING' });
   });
 });
