@@ -8,12 +8,21 @@ import type { Run } from '../shared/system/run.ts';
 import { LOCKDOWN } from './lockdown.ts';
 import { PROTECTION } from './protection.ts';
 
+const STAYS_CLOSED = 'this host stays closed, as it was protected';
+
 /** Tables that let nothing out but tunnels. Errors: COMMAND_FAILED, COMMAND_MISSING. */
 async function readClosures(run: Run): Promise<string[]> {
   const { chains } = await readRuleset(run);
   const ours = ({ family, table }: (typeof chains)[number]): boolean =>
     family === 'inet' && (table.startsWith(LOCKDOWN) || table.startsWith(PROTECTION));
   return [...new Set(chains.filter(ours).map(({ table }) => table))];
+}
+
+/** For who wonders why nothing works though no client runs; null: nothing closes this host. */
+export async function closureText(run: Run): Promise<string | null> {
+  const tables = await readClosures(run).catch(() => []);
+  if (tables.length === 0) return null;
+  return `this host is closed: only tunnels lead out (${tables.join(', ')}); \`vpn-client cleanup\` opens it, after a lockdown \`vpn-client unlock\``;
 }
 
 /**
@@ -29,6 +38,7 @@ export async function withClosures(
   if (!(error instanceof VpnError)) return error;
   const nobodyRuns = error.code === 'NOT_RUNNING';
   if (!nobodyRuns && error.exitCode !== ExitCode.unreachable) return error;
+  if (error.message.includes(STAYS_CLOSED)) return error;
   const tables = await readClosures(run).catch(() => []);
   if (tables.length === 0) return error;
   const text = `${error.message}, and this host is closed: only tunnels lead out (${tables.join(', ')})`;
@@ -40,7 +50,7 @@ export async function withClosures(
 
 /** `reason`, why a client has ended, to who finds his host closed by it and wonders how to open it. */
 export function stillClosed(reason: VpnError): VpnError {
-  const text = `${reason.message}; this host stays closed, as it was protected`;
-  const hint = `${reason.hint} \`vpn-client cleanup\` opens this host; \`connect\` takes the protection over.`;
+  const text = `${reason.message}; ${STAYS_CLOSED}`;
+  const hint = `${reason.hint} \`vpn-client cleanup\` opens this host, and so does \`connect\` without --protect; with it the protection is taken over.`;
   return new VpnError(reason.code, text, { cause: reason, hint });
 }

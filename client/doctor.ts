@@ -20,6 +20,7 @@ import { findLeftNamespaces } from './left-namespaces.ts';
 import { findLeftovers, isResolverFileLeft, resolverFileText } from './leftovers.ts';
 import { LOCKDOWN, Lockdowns, readLockdowns } from './lockdown.ts';
 import { ownerOf, type Place, placeOfTunnel, tunnelsWithJournal } from './place.ts';
+import { PROTECTION } from './protection.ts';
 import { type LookUp, resolveEndpoints } from './resolve.ts';
 import { RESOLV_CONF } from './resolver-file.ts';
 import { answering, isSilent, readStatus, type SilentClient, silenceText } from './running.ts';
@@ -125,18 +126,24 @@ async function leftovers(
   const running = new Set(clients.map(({ tunnel }) => tunnel));
   const found: Finding[] = [];
   const killed: string[] = [];
+  let closed = false;
   try {
     for (const tunnel of tunnelsWithJournal(place)) {
       if (running.has(tunnel)) continue;
-      const fault = faultOfJournal(placeOfTunnel(place, tunnel).journalPath);
-      if (fault === null) killed.push(tunnel);
-      else found.push(failed('leftovers', fault));
+      const journal = openJournal(placeOfTunnel(place, tunnel).journalPath);
+      if (journal instanceof VpnError) {
+        found.push(failed('leftovers', journal));
+        continue;
+      }
+      killed.push(tunnel);
+      closed ||= journal.pending.some((what) => what.startsWith(`protection ${PROTECTION}`));
     }
   } catch (error) {
     return [failed('leftovers', error)];
   }
   if (killed.length > 0) {
-    const text = `this host is still changed by ${killed.join(', ')}, which was killed or just begins`;
+    const how = closed ? 'changed, and closed to all but tunnels,' : 'changed';
+    const text = `this host is still ${how} by ${killed.join(', ')}, which was killed, has ended by itself or just begins`;
     return [...found, unknown('leftovers', text, 'Run `vpn-client cleanup`, or connect again.')];
   }
   // Those of a good journal were named with it. Who may not ask the packet filter was told above.
@@ -153,11 +160,10 @@ async function leftovers(
   return found.length > 0 ? found : [good('leftovers', 'nothing was left behind')];
 }
 
-/** null: it can be read. */
-function faultOfJournal(path: string): VpnError | null {
+/** The journal, or why it cannot be read. */
+function openJournal(path: string): Journal | VpnError {
   try {
-    new Journal(path);
-    return null;
+    return new Journal(path);
   } catch (error) {
     if (error instanceof VpnError) return error;
     throw error;

@@ -5,7 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ERRORS, ExitCode, VpnError } from '../shared/errors.ts';
 import type { Output } from '../shared/program.ts';
-import { callLocalSocket, silentProcess } from '../shared/system/local-socket.ts';
+import { callLocalSocket, isServed, silentProcess } from '../shared/system/local-socket.ts';
 import { run } from '../shared/system/run.ts';
 import {
   type Place,
@@ -109,14 +109,28 @@ export async function showStatus(
   const { warnOfMissing } = await import('./lockdown.ts');
   await warnOfMissing(place.stateDirectory, output, run);
   const found = await readStatus(place, name).catch(async (error) => {
-    const { withClosures } = await import('./closures.ts');
-    throw await withClosures(error, run);
+    throw await orClosed(place, error);
   });
   const facts = found.length === 1 ? found[0] : { tunnels: found };
   const text = (client: ClientStatus | SilentClient): string =>
     isSilent(client) ? silenceText(client) : statusText(client);
   output.facts(facts, found.map(text).join('\n\n'));
   return exitCodeOf(found);
+}
+
+/** `error`, and where no client runs what closes this host all the same. */
+async function orClosed(place: Place, error: unknown): Promise<unknown> {
+  if (!(error instanceof VpnError) || error.code !== 'NOT_RUNNING') return error;
+  if (await runsAnother(place, [])) return error;
+  const { withClosures } = await import('./closures.ts');
+  return withClosures(error, run);
+}
+
+/** Whether there is a client of another tunnel than `these`, also one that hangs. */
+async function runsAnother(place: Place, these: readonly string[]): Promise<boolean> {
+  const others = tunnelsWithSocket(place).filter((tunnel) => !these.includes(tunnel));
+  const served = others.map((tunnel) => isServed(placeOfTunnel(place, tunnel).socketPath));
+  return (await Promise.all(served)).includes(true);
 }
 
 /** Not connected comes before connected in part. */
@@ -156,6 +170,19 @@ export async function disconnect(
   all: boolean,
   output: Output,
 ): Promise<ExitCode> {
+  try {
+    return await endClients(place, name, all, output);
+  } catch (error) {
+    throw await orClosed(place, error);
+  }
+}
+
+async function endClients(
+  place: Place,
+  name: string | undefined,
+  all: boolean,
+  output: Output,
+): Promise<ExitCode> {
   const clients = await chosen(place, name);
   const tunnels = clients.map(({ tunnel }) => tunnel);
   if (tunnels.length > 1 && !all) {
@@ -181,7 +208,16 @@ export async function disconnect(
   const facts = tunnels.length === 1 ? ended[0] : { tunnels: [...ended, ...silent] };
   output.facts(facts, ended.map(line).join('\n'));
   for (const client of silent) output.warn(`${silenceText(client)}; ${ERRORS.NOT_ANSWERING.hint}`);
+  await tellClosed(place, tunnels, output);
   return silent.length === 0 ? ExitCode.ok : ExitCode.other;
+}
+
+/** As by the protection of another client that has ended by itself, or a lockdown. */
+async function tellClosed(place: Place, ended: readonly string[], output: Output): Promise<void> {
+  if (await runsAnother(place, ended)) return;
+  const { closureText } = await import('./closures.ts');
+  const closed = await closureText(run);
+  if (closed !== null) output.talk(closed);
 }
 
 /** Changes the own key of one client. Errors: NOT_RUNNING, USAGE, NOT_ANSWERING, REQUEST_FAILED. */
@@ -231,11 +267,14 @@ async function call(
   method: string,
   timeoutMs = DISCONNECT_TIMEOUT_MS,
 ): Promise<unknown> {
+  const { socketPath } = placeOfTunnel(place, tunnel);
   try {
-    const { socketPath } = placeOfTunnel(place, tunnel);
     return await callLocalSocket(socketPath, method, {}, { timeoutMs });
   } catch (error) {
-    if (!(error instanceof VpnError) || error.code !== 'NOT_RUNNING') throw error;
+    if (!(error instanceof VpnError)) throw error;
+    // One that ended while it was asked, as by another `disconnect`, gives no answer any more.
+    const ended = error.code === 'REQUEST_FAILED' && !(await isServed(socketPath));
+    if (error.code !== 'NOT_RUNNING' && !ended) throw error;
     throw nobody(place, tunnel, error);
   }
 }

@@ -263,6 +263,12 @@ test('a protected client that ends by itself leaves the host closed, one that is
     ]);
     await delay(500);
     expect(summary(capture.soFar()), 'when it is shut out').toEqual([]);
+    const nobody = await client.command('disconnect');
+    expect([nobody.code, nobody.stdout]).toEqual([
+      3,
+      expect.stringMatching(/this host is closed[\s\S]*vpn-client cleanup/),
+    ]);
+    expect((await client.command('doctor')).stdout).toMatch(/closed to all but tunnels/);
 
     // A connection that fails leaves the host as it found it.
     await server.kill();
@@ -293,7 +299,8 @@ test('under lockdown a spoofed answer for the name of the server opens nothing, 
     await client.enrol(invite, '--full', '--lockdown');
     await client.program?.says(/connected:/);
     expect(await net.reaches('a', TARGET)).toBe(true);
-    await client.command('disconnect');
+    const { stderr } = await client.command('disconnect');
+    expect(stderr).toMatch(/this host is closed: .* after a lockdown `vpn-client unlock`/);
     await client.program?.end();
 
     const capture = await captureClear(net);

@@ -1,6 +1,6 @@
 /** Errors that name what closes this host. */
 import { expect, test } from 'vitest';
-import { withClosures } from '../../client/closures.ts';
+import { closureText, stillClosed, withClosures } from '../../client/closures.ts';
 import { VpnError } from '../../shared/errors.ts';
 import type { Run } from '../../shared/system/run.ts';
 
@@ -42,6 +42,24 @@ test('a client that every closure lets out is to look for its server all the sam
     message: expect.stringContaining('this host is closed'),
     hint: error.hint,
   });
+});
+
+test('a client that leaves its host closed says so once, and the ways out', async () => {
+  const ended = stillClosed(new VpnError('SERVER_UNREACHABLE', 'no answer'));
+  expect(ended).toMatchObject({
+    message: 'no answer; this host stays closed, as it was protected',
+    hint: expect.stringMatching(/`vpn-client cleanup` opens .* `connect` without --protect/),
+  });
+  expect(await withClosures(ended, closed, true)).toBe(ended);
+});
+
+test('what closes a host on which nobody runs is named with the ways out', async () => {
+  expect(await closureText(withTables('culvert-protect-cvc1', 'filter'))).toMatch(
+    /closed: only tunnels lead out \(culvert-protect-cvc1\); `vpn-client cleanup` opens it/,
+  );
+  expect(await closureText(withTables('filter', 'culvert-cvs1'))).toBeNull();
+  const missing: Run = () => Promise.reject(new VpnError('COMMAND_MISSING', 'no nft'));
+  expect(await closureText(missing)).toBeNull();
 });
 
 test('other errors, and a host whose packet filter cannot be read, stay as they are', async () => {

@@ -126,6 +126,11 @@ test('a damaged journal is named with what to type, and so are rules without a j
   expect(rules?.fix).toContain('vpn-client cleanup');
   expect(others).toEqual([]);
   // A good one tells of its rules.
+  const entry = { id: 1, what: 'protection culvert-protect-cvc1', undo: ['nft', 'delete'] };
+  writeFileSync(journal, JSON.stringify([entry]));
+  expect((await left()).map(({ text }) => text)).toEqual([
+    expect.stringMatching(/changed, and closed to all but tunnels, by office/),
+  ]);
   writeFileSync(journal, '[]');
   expect((await left()).map(({ text }) => text)).toEqual([
     expect.stringMatching(/office, which was killed/),

@@ -83,6 +83,19 @@ test('disconnect ends those that answer, and says which one does not', async () 
   }
 });
 
+test('a client that ends while it is asked, as for another disconnect, is gone', async () => {
+  const { socketPath } = placeOfTunnel(place(), 'ending');
+  const ending = await serveLocalSocket(socketPath, {
+    status: () => ({ tunnel: 'ending', state: 'connected', ...QUIET }),
+    disconnect: () => {
+      void ending.close();
+      return new Promise(() => {});
+    },
+  });
+  const asked = disconnect(place(), 'ending', false, collectOutput().output);
+  await expect(asked).rejects.toMatchObject({ code: 'NOT_RUNNING', exitCode: 3 });
+});
+
 test('a tunnel is found by each of its servers', async () => {
   const found = await readStatus(place(), 'B.example:6001');
   expect(found).toMatchObject([{ tunnel: 'office' }]);
