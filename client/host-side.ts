@@ -203,25 +203,20 @@ export class HostSide {
 
   /** The server answers, or does not; called at every tick. */
   follow(connection: ConnectionState): void {
-    this.#keepProtection();
+    if (++this.#ticks % TICKS_BETWEEN_LOOKS === 0) this.#keepRules();
     const state = this.#protection?.state;
     if (state !== 'connected' && state !== 'blocked') return;
     this.#protection?.follow(connection === 'reconnecting' ? 'blocked' : 'connected');
   }
 
-  #keepProtection(): void {
-    if (this.#protection === null || ++this.#ticks % TICKS_BETWEEN_LOOKS !== 0) return;
-    this.#protection
-      .keep()
+  #keepRules(): void {
+    const { log } = this.#options;
+    const rules = this.#protection ? 'the rules of the protection' : 'our nftables rules';
+    (this.#protection?.keep() ?? this.#setup.keepGuard())
       .then((wereOthers) => {
-        if (!wereOthers) return;
-        this.#options.log.warn(
-          'somebody removed or changed the rules of the protection; they are back',
-        );
+        if (wereOthers) log.warn(`somebody removed or changed ${rules}; they are back`);
       })
-      .catch((error: unknown) => {
-        this.#options.log.error({ err: error }, 'the protection could not be looked after');
-      });
+      .catch((error: unknown) => log.error({ err: error }, `${rules} could not be looked after`));
   }
 
   /** Takes everything back but a lockdown; with `staysClosed`, but any protection. */

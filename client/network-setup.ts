@@ -4,18 +4,10 @@
  * applies only the difference.
  */
 import { existsSync } from 'node:fs';
-import { type Cidr, cidrText, networkText, parseCidr } from '../shared/cidr.ts';
 import { VpnError } from '../shared/errors.ts';
 import type { HostChange, Journal, UndoFailure } from '../shared/system/journal.ts';
-import {
-  addAddressArgs,
-  addRouteArgs,
-  bringUpArgs,
-  removeAddressArgs,
-  removeRouteArgs,
-  routeTo,
-} from '../shared/system/link.ts';
-import { deleteTableArgs } from '../shared/system/nft.ts';
+import { KeptTable } from '../shared/system/kept-table.ts';
+import { bringUpArgs, routeTo } from '../shared/system/link.ts';
 import { commandFailure, type Run, run } from '../shared/system/run.ts';
 import {
   chooseNumbers,
@@ -36,8 +28,17 @@ import {
 } from './host-view.ts';
 import { findOverlap, type Overlap, overlapChanges } from './lan.ts';
 import { innerAddresses, type Network } from './lease.ts';
+import {
+  familiesOf,
+  guard,
+  guardTable,
+  namespaceChanges,
+  namespaceItself,
+  networkChanges,
+  queryMark,
+} from './network-changes.ts';
 import { ownerMark, type Place } from './place.ts';
-import { guardScript, innerAlone, type OpenQuery, queryScript } from './protection-rules.ts';
+import { innerAlone, type OpenQuery } from './protection-rules.ts';
 
 /** How this host's traffic is to go, as the user asked. */
 export interface Traffic {
@@ -96,13 +97,19 @@ export class NetworkSetup {
   readonly #lookUps = new Set<Promise<unknown>>();
   readonly #ends = new AbortController();
   readonly #nameServers: OwnNameServers;
+  readonly #guard: KeptTable;
+  /** What the journal calls the guard; null: there is none. */
+  #guarded: string | null = null;
+  /** One change of the host after the other, and looking after the guard between them. */
+  #work: Promise<unknown> = Promise.resolve();
 
   constructor(options: SetupOptions) {
-    const { traffic, run: runner = run, nameServers = new OwnNameServers() } = options;
+    const { device, traffic, run: runner = run, nameServers = new OwnNameServers() } = options;
     this.#options = options;
     this.#nameServers = nameServers;
     this.#outside = runner;
     this.#inside = inNamespace(traffic.netns, runner);
+    this.#guard = new KeptTable('inet', guardTable(device), runner);
   }
 
   /** What the user has to know of clashes with local networks, one sentence each. */
@@ -158,7 +165,17 @@ export class NetworkSetup {
    * Makes the host look like `wish`. Errors: COMMAND_FAILED, NETWORK_CLASH; what was done until then
    * stays in the journal and is undone by undo().
    */
-  async apply(wish: Wish): Promise<void> {
+  apply(wish: Wish): Promise<void> {
+    return this.#inTurn(() => this.#apply(wish));
+  }
+
+  #inTurn<T>(piece: () => Promise<T>): Promise<T> {
+    const done = this.#work.then(piece);
+    this.#work = done.catch(() => {});
+    return done;
+  }
+
+  async #apply(wish: Wish): Promise<void> {
     const { journal } = this.#options;
     const wanted = await this.plan(wish);
     this.#refuseTaken(wish.network);
@@ -173,6 +190,7 @@ export class NetworkSetup {
       if (wanted.some((change) => change.what === what)) continue;
       await journal.undo(id);
       this.#applied.delete(what);
+      if (what === this.#guarded) this.#guarded = null;
       losesAddress ||= what.startsWith('address ');
     }
     // With its last IPv4 address the kernel takes all IPv4 routes from a device.
@@ -183,6 +201,10 @@ export class NetworkSetup {
     for (const change of wanted) {
       if (this.#applied.has(change.what)) continue;
       this.#applied.set(change.what, await journal.apply(change).catch(explain(change)));
+      // The guard is the only script.
+      if (change.input === undefined) continue;
+      await this.#guard.written(change.input);
+      this.#guarded = change.what;
     }
     if (losesAddress) await this.#again(routes);
     const { carried, blocked } = familiesOf(wish.network, wish.full);
@@ -261,19 +283,30 @@ export class NetworkSetup {
    * Another local network may be there, and somebody may have taken away what is ours: applies
    * the difference, and makes again what is applied. Errors: COMMAND_FAILED.
    */
-  async restore(wish: Wish): Promise<void> {
-    await this.#bringUp(wish.network.mtu);
-    await this.apply(wish);
-    const wanted = await this.plan(wish);
-    await this.#again(wanted.filter(({ what }) => this.#applied.has(what)));
+  restore(wish: Wish): Promise<void> {
+    return this.#inTurn(async () => {
+      await this.#bringUp(wish.network.mtu);
+      await this.#apply(wish);
+      const wanted = await this.plan(wish);
+      await this.#again(wanted.filter(({ what }) => this.#applied.has(what)));
+    });
+  }
+
+  /** Puts the guard of a full tunnel back when somebody took it away or changed it. Result: it had to. */
+  keepGuard(): Promise<boolean> {
+    return this.#inTurn(async () => this.#guarded !== null && this.#guard.keep());
   }
 
   /** Makes what is applied once more, where somebody took it away. */
   async #again(changes: readonly HostChange[]): Promise<void> {
     for (const { apply, input } of changes) {
+      if (input !== undefined) {
+        await this.#guard.keep();
+        continue;
+      }
       const [file, ...args] = apply;
       try {
-        await this.#outside(file, args, input === undefined ? {} : { input });
+        await this.#outside(file, args);
       } catch (error) {
         if (!/File exists|already assigned/.test(commandFailure(error)?.stderr ?? '')) throw error;
       }
@@ -334,26 +367,14 @@ export class NetworkSetup {
 
   /** Takes everything but `keep` back, newest first, for good. Result: what could not be undone. */
   async undo(keep?: string): Promise<readonly UndoFailure[]> {
-    this.#applied.clear();
     this.#ends.abort(new VpnError('NOT_RUNNING', 'the client is stopping'));
     await Promise.allSettled(this.#lookUps);
-    return this.#options.journal.undoAll(keep);
+    return this.#inTurn(() => {
+      this.#applied.clear();
+      this.#guarded = null;
+      return this.#options.journal.undoAll(keep);
+    });
   }
-}
-
-/** Which families go through the tunnel as a whole, and which have to stay silent then. */
-export function familiesOf(
-  network: Network,
-  full: boolean,
-): { carried: readonly Family[]; blocked: readonly Family[] } {
-  const both: Family[] = [4, 6];
-  const wanted = full ? both : (network.defaults ?? []);
-  const own = network.addresses.map((text) => parseCidr(text)!.family);
-  const carried = wanted.filter((family) => own.includes(family));
-  // A profile with a tunnel for IPv6 alone is common; who wants IPv4 inside wants all of it.
-  const silent: Family[] = full ? both : wanted.length > 0 ? [6] : [];
-  const blocked = silent.filter((family) => !carried.includes(family));
-  return { carried, blocked: blocked.filter((family) => family === 4 || hasIPv6()) };
 }
 
 /** Another tunnel may have the same network; the kernel's words do not say so. */
@@ -367,112 +388,10 @@ function explain({ what }: HostChange): (error: unknown) => never {
   };
 }
 
-function hasIPv6(): boolean {
-  return existsSync('/proc/net/if_inet6');
-}
-
 function overlapOf({ network, endpoints }: Wish, view: HostView): Overlap {
   const { addresses, routes, serverAddress } = network;
   const wanted = [...(serverAddress === null ? [] : [serverAddress]), ...(network.wanted ?? [])];
   return findOverlap({ addresses, routes, wanted, endpoints }, view);
-}
-
-/** Addresses and routes of the main table, or of the profile's. */
-function networkChanges(device: string, network: Network, overlap: Overlap): HostChange[] {
-  const { table } = network;
-  const where = table === undefined ? '' : ` in table ${table}`;
-  const inOverlap = (cidr: string): boolean => overlap.ranges.includes(cidr);
-  const own = network.addresses.map((text) => ({ text, range: parseCidr(text)! }));
-  const single = (range: Cidr): Cidr => ({ ...range, prefixLength: range.family === 4 ? 32 : 128 });
-  // The first address of several in one network is the source of what has none yet.
-  const networks = new Map<string, string>();
-  for (const { text, range } of own) {
-    const cidr = networkText(range);
-    if (range.prefixLength === single(range).prefixLength || networks.has(cidr)) continue;
-    networks.set(cidr, text.split('/')[0]!);
-  }
-  return [
-    ...own.map(({ text, range }) =>
-      addressChange(device, inOverlap(networkText(range)) ? cidrText(single(range)) : text),
-    ),
-    ...[...networks]
-      .filter(([cidr]) => !inOverlap(cidr))
-      .map(([cidr, source]) => routeChange(device, cidr, '', undefined, source)),
-    ...network.routes
-      .filter((cidr) => !inOverlap(cidr) && !(table === undefined && networks.has(cidr)))
-      .map((cidr) => routeChange(device, cidr, where, table)),
-  ];
-}
-
-/** The route to the address's own network is ours to add: that of the kernel leads to gateways. */
-function addressChange(device: string, cidr: string): HostChange {
-  return {
-    what: `address ${cidr} on ${device}`,
-    apply: ['ip', ...addAddressArgs(device, cidr), 'noprefixroute'],
-    undo: ['ip', ...removeAddressArgs(device, cidr)],
-  };
-}
-
-/** `source`: the host's own address for packets that have none yet. */
-function routeChange(
-  device: string,
-  cidr: string,
-  where: string,
-  table?: number,
-  source?: string,
-): HostChange {
-  const more = ['scope', 'global', ...(source === undefined ? [] : ['src', source])];
-  // It goes with the address, so that another address needs another route.
-  const from = source === undefined ? '' : ` from ${source}`;
-  return {
-    what: `route ${cidr} through ${device}${where}${from}`,
-    apply: ['ip', ...addRouteArgs(device, cidr, table), ...more],
-    undo: ['ip', ...removeRouteArgs(device, cidr, table)],
-  };
-}
-
-/** The namespace, made and removed. */
-export function namespaceItself(netns: string): HostChange {
-  return {
-    what: `namespace ${netns}`,
-    apply: ['ip', 'netns', 'add', netns],
-    undo: ['ip', 'netns', 'delete', netns],
-  };
-}
-
-/** In a namespace everything goes through the tunnel: there is nothing else. */
-function namespaceChanges(device: string, netns: string, network: Network): HostChange[] {
-  const { carried } = familiesOf(network, true);
-  const changes = [
-    ...network.addresses.map((cidr) => addressChange(device, cidr)),
-    ...carried.map((family) => routeChange(device, family === 4 ? '0.0.0.0/0' : '::/0', '')),
-  ];
-  return changes.map(({ what, apply, undo }) => ({
-    what: `${what} in namespace ${netns}`,
-    apply: ['ip', '-n', netns, ...apply.slice(1)],
-    undo: ['ip', '-n', netns, ...undo.slice(1)],
-  }));
-}
-
-function guard(device: string, addresses: readonly string[]): HostChange {
-  const table = `culvert-${device}`;
-  return {
-    what: `packets for ${addresses.join(', ')} only from ${device}`,
-    apply: ['nft', '-f', '-'],
-    input: guardScript(table, device, addresses),
-    undo: ['nft', ...deleteTableArgs('inet', table)],
-  };
-}
-
-/** A query for the server's name passes for a sealed datagram. */
-function queryMark(device: string, query: OpenQuery): HostChange {
-  const table = `culvert-query-${device}-${query.port}`;
-  return {
-    what: `a look-up from port ${query.port}`,
-    apply: ['nft', '-f', '-'],
-    input: queryScript(table, query),
-    undo: ['nft', ...deleteTableArgs('inet', table)],
-  };
 }
 
 /** Commands as they are in a namespace; null: here. */

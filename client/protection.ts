@@ -4,7 +4,8 @@
  * protection-rules.ts, what a lockdown leaves on disk is lockdown.ts.
  */
 import type { HostChange, Journal, UndoFailure } from '../shared/system/journal.ts';
-import { applyNft, deleteTableArgs, readTable } from '../shared/system/nft.ts';
+import { KeptTable } from '../shared/system/kept-table.ts';
+import { applyNft, deleteTableArgs } from '../shared/system/nft.ts';
 import type { Run } from '../shared/system/run.ts';
 import { readHostView } from './host-view.ts';
 import { LOCKDOWN, type Lockdowns } from './lockdown.ts';
@@ -48,9 +49,7 @@ export class Protection {
   readonly #table: string;
   #state: ProtectionState = 'connecting';
   #facts: Changeable = { ...CLOSED, ranges: [], nameServers: [] };
-  #script = '';
-  /** What the kernel made of it, as readTable() has it; null: not known. */
-  #inForce: string | null = null;
+  readonly #kept: KeptTable;
   #ended = false;
   #takenOver = false;
   /** One change of the rules after the other. */
@@ -59,6 +58,7 @@ export class Protection {
   constructor(options: ProtectionOptions) {
     this.#options = options;
     this.#table = `${options.lockdowns === null ? PROTECTION : LOCKDOWN}${options.device}`;
+    this.#kept = new KeptTable('inet', this.#table, options.run);
   }
 
   get state(): ProtectionState {
@@ -83,13 +83,7 @@ export class Protection {
     this.#takenOver = journal.has(this.what);
     if (lockdowns !== null || this.#takenOver) await applyNft(change.input, run);
     else await journal.apply(change);
-    await this.#applied(change.input);
-  }
-
-  async #applied(script: string): Promise<void> {
-    this.#script = script;
-    this.#inForce = null;
-    this.#inForce = await readTable('inet', this.#table, this.#options.run);
+    await this.#kept.written(change.input);
   }
 
   /** The rules as they should be now, as one change. */
@@ -119,30 +113,20 @@ export class Protection {
       .catch(() => {})
       .then(async () => {
         const script = await this.#text(this.#facts);
-        if (script === this.#script) return;
-        await applyNft(script, this.#options.run);
-        await this.#applied(script);
+        if (script === this.#kept.script) return;
+        await this.#kept.write(script);
         await this.#writeDown();
       });
     return this.#work;
   }
 
-  /**
-   * Puts the rules back when somebody took them away or changed them, as a firewall does that
-   * flushes every table when it is loaded again. Result: it had to. Errors: COMMAND_FAILED.
-   */
+  /** Puts the rules back when somebody took them away or changed them. Result: it had to. Errors: COMMAND_FAILED. */
   async keep(): Promise<boolean> {
     let wereOthers = false;
     this.#work = this.#work
       .catch(() => {})
       .then(async () => {
-        const { run } = this.#options;
-        if (this.#ended) return;
-        const found = await readTable('inet', this.#table, run);
-        if (found !== null && found === this.#inForce) return;
-        wereOthers = true;
-        await applyNft(this.#script, run);
-        await this.#applied(this.#script);
+        wereOthers = !this.#ended && (await this.#kept.keep());
       });
     await this.#work;
     return wereOthers;

@@ -68,7 +68,9 @@ export class Underlay {
     this.#way = await this.#ask();
   }
 
-  #changed({ device, gone }: NetworkChange): void {
+  #changed({ kind, device, gone }: NetworkChange): void {
+    // Rules of others are no business of ours; one that is gone may have been ours.
+    if (kind === 'rule' && !gone) return;
     const ours = device !== null && device === this.#options.device();
     // What we add to our own device is no news; what goes from it may not be our doing.
     if (!ours || gone) this.#settling.changed();

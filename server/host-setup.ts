@@ -17,6 +17,8 @@ import { Nat, type NatSettings, type NatStatus } from './nat.ts';
 
 /** Looked at anyway: what others do to forwarding and rules is not reported. */
 const RECHECK_MS = 30_000;
+/** Our own rules: a firewall that is loaded again takes them away, and the clients' way out with them. */
+const KEEP_MS = 2_000;
 
 export interface HostSetupOptions {
   /** The server's tun, which is up. */
@@ -37,7 +39,7 @@ export class HostSetup {
   readonly #hooks: Hooks;
   #watch: NetworkWatch | null = null;
   readonly #settling = new Settling(() => this.#look());
-  #timer: NodeJS.Timeout | undefined;
+  #timers: readonly NodeJS.Timeout[] = [];
 
   /** Changes nothing yet. Errors: STATE_UNUSABLE for the journal. */
   constructor({ device, journalPath, configuration, events, addressOf, log }: HostSetupOptions) {
@@ -57,7 +59,10 @@ export class HostSetup {
     }
     await this.#nat.refresh();
     this.#watch = watchNetwork(() => this.#settling.changed());
-    this.#timer = setInterval(() => this.#look(), RECHECK_MS).unref();
+    this.#timers = [
+      setInterval(() => this.#look(), RECHECK_MS).unref(),
+      setInterval(() => this.#tell(this.#nat.keep()), KEEP_MS).unref(),
+    ];
   }
 
   /** New settings, effective at once. */
@@ -81,7 +86,7 @@ export class HostSetup {
     this.#hooks.close();
     this.#watch?.close();
     this.#settling.close();
-    clearInterval(this.#timer);
+    for (const timer of this.#timers) clearInterval(timer);
     try {
       await this.#nat.close();
     } catch (error) {
@@ -97,7 +102,11 @@ export class HostSetup {
   }
 
   #look(): void {
-    this.#nat.refresh().catch((error: unknown) => {
+    this.#tell(this.#nat.refresh());
+  }
+
+  #tell(look: Promise<void>): void {
+    look.catch((error: unknown) => {
       this.#log.error({ err: error }, 'the way out of this host cannot be kept');
     });
   }

@@ -7,8 +7,9 @@ import { readFileSync } from 'node:fs';
 import { VpnError } from '../shared/errors.ts';
 import type { Logger } from '../shared/log.ts';
 import type { Journal } from '../shared/system/journal.ts';
+import { KeptTable } from '../shared/system/kept-table.ts';
 import { routeTo } from '../shared/system/link.ts';
-import { applyNft, deleteTableArgs, readRuleset } from '../shared/system/nft.ts';
+import { deleteTableArgs, readRuleset } from '../shared/system/nft.ts';
 import { run } from '../shared/system/run.ts';
 import type { HostFacts } from './doctor.ts';
 import { findLegacyObstacle, findObstacles, type Obstacle, type Way } from './foreign-firewall.ts';
@@ -45,7 +46,9 @@ export class Nat {
   readonly #log: Logger;
   readonly #forwarding: Forwarding;
   #settings: NatSettings;
-  #table: { readonly id: number; script: string } | null = null;
+  readonly #kept: KeptTable;
+  /** Of the table in the journal; null: there is none. */
+  #table: number | null = null;
   #status: NatStatus;
   /** One change to the host after the other. */
   #work: Promise<void> = Promise.resolve();
@@ -58,6 +61,7 @@ export class Nat {
     this.#journal = journal;
     this.#log = log;
     this.#forwarding = new Forwarding(device, journal);
+    this.#kept = new KeptTable('inet', natTable(device));
     const state = { state: 'off', reason: null, outside: NOWHERE, obstacles: [] } as const;
     this.#status = { mode: settings.nat, ...state };
   }
@@ -81,6 +85,11 @@ export class Nat {
   /** Brings the host in line with settings and routes; what stands in the way is in status(). */
   refresh(): Promise<void> {
     return this.#queue(() => this.#refresh());
+  }
+
+  /** Puts the rules back when somebody took them away or changed them. Errors: COMMAND_FAILED. */
+  keep(): Promise<void> {
+    return this.#queue(() => this.#keepTable());
   }
 
   /** Takes everything back that it changed. Errors of the undo. */
@@ -165,23 +174,29 @@ export class Nat {
     const opened = { ip: this.#forwarding.opened('ip'), ip6: this.#forwarding.opened('ip6') };
     const script = natScript({ device: this.#device, networks, opened });
     if (this.#table === null) {
-      const id = await this.#journal.apply({
+      this.#table = await this.#journal.apply({
         what: `nftables table ${natTable(this.#device)}`,
         apply: ['nft', '-f', '-'],
         input: script,
         undo: ['nft', ...deleteTableArgs('inet', natTable(this.#device))],
       });
-      this.#table = { id, script };
-    } else if (this.#table.script !== script) {
-      await applyNft(script);
-      this.#table.script = script;
+      await this.#kept.written(script);
+    } else if (this.#kept.script !== script) {
+      await this.#kept.write(script);
+    } else {
+      await this.#keepTable();
     }
+  }
+
+  async #keepTable(): Promise<void> {
+    if (this.#table === null || !(await this.#kept.keep())) return;
+    this.#log.warn('somebody removed or changed our nftables rules; they are back');
   }
 
   async #removeTable(): Promise<void> {
     const table = this.#table;
     this.#table = null;
-    if (table !== null) await this.#journal.undo(table.id);
+    if (table !== null) await this.#journal.undo(table);
   }
 
   /** Foreign rules in the way of each family, and of client to client through the kernel. */

@@ -186,6 +186,46 @@ test('under protection nothing leaves in the clear, whatever the local network d
   });
 });
 
+test('a full tunnel whose rules somebody removes is whole again', async () => {
+  await inNet(['server', 'a'], async (net) => {
+    lay(net);
+    const server = await new Server(net).start();
+    const client = new Client(net, 'a');
+    await client.enrol(await server.invite('a', 1), '--full');
+    await client.program?.says(/connected:/);
+    const read = async (): Promise<string> =>
+      [
+        net.ip('a', 'rule', 'show'),
+        net.ip('a', '-6', 'rule', 'show'),
+        await net.must('a', 'nft', ['list', 'ruleset']),
+      ].join('\n');
+    const whole = await read();
+    expect(whole).toMatch(/fwmark.*table inet culvert-/s);
+    const ours = (family: string): string[] =>
+      (JSON.parse(net.ip('a', family, '-json', 'rule', 'show')) as { priority: number }[])
+        .map(({ priority }) => String(priority))
+        .filter((priority) => !['0', '32766', '32767'].includes(priority));
+    expect([ours('-4').length, ours('-6').length]).toEqual([2, 2]);
+    // As network managers do with rules that are not theirs, and firewalls when loaded again.
+    const removals = [
+      ...['-4', '-6'].map((family) => (): void => {
+        for (const priority of ours(family)) net.ip('a', family, 'rule', 'del', 'pref', priority);
+      }),
+      (): Promise<string> => net.must('a', 'nft', ['flush', 'ruleset']),
+    ];
+    for (const [at, remove] of removals.entries()) {
+      await remove();
+      await eventually(`removal ${at} is put right`, 10_000, async () => (await read()) === whole);
+    }
+    expect(client.program?.stderr).toContain('removed or changed our nftables rules');
+    const capture = await captureClear(net);
+    expect(await net.reaches('a', TARGET)).toBe(true);
+    expect(summary(await capture.stop())).toEqual([]);
+    await client.program?.stop();
+    expect(net.difference('a')).toEqual([]);
+  });
+});
+
 test('under protection rules that somebody flushes, removes or adds are put right', async () => {
   await inNet(['server', 'a'], async (net) => {
     lay(net);

@@ -146,6 +146,28 @@ test('clients reach the internet, by whichever way the route goes, and nothing i
   });
 });
 
+test('rules that a firewall flushes when it is loaded again are put back', async () => {
+  await inNet(HOSTS, async (net) => {
+    layNetwork(net);
+    const server = await new Server(net).start('--nat', 'auto');
+    const a = await connectThrough(net, server);
+    const rules = async (): Promise<string> => {
+      const text = await net.must('server', 'nft', ['list', 'ruleset']);
+      return text.replaceAll(/packets \d+ bytes \d+/g, '');
+    };
+    const whole = await rules();
+    expect(await net.reaches('a', INTERNET)).toBe(true);
+    await net.must('server', 'nft', ['flush', 'ruleset']);
+    expect(await rules()).toBe('');
+    await eventually('the rules are back', 10_000, async () => (await rules()) === whole);
+    expect(await net.reaches('a', INTERNET)).toBe(true);
+    expect(server.program?.stderr).toContain('removed or changed our nftables rules');
+    await a.program?.stop();
+    await server.program?.stop();
+    expect(net.difference('server')).toEqual([]);
+  });
+});
+
 test('a killed server is cleaned up by the next one and by `cleanup`, which a running one refuses', async () => {
   await inNet(HOSTS, async (net) => {
     layNetwork(net);

@@ -4,7 +4,7 @@ import { question, readAnswer } from '../../client/dns-message.ts';
 import { chooseNumbers, fullTunnelChanges, SEALED_MARK } from '../../client/full-tunnel.ts';
 import { type HostView, OwnNameServers } from '../../client/host-view.ts';
 import { findOverlap, overlapChanges } from '../../client/lan.ts';
-import { familiesOf } from '../../client/network-setup.ts';
+import { familiesOf } from '../../client/network-changes.ts';
 import { Protection } from '../../client/protection.ts';
 import {
   innerAlone,

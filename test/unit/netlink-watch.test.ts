@@ -1,4 +1,4 @@
-/** What the kernel's messages about links, addresses and routes are read as. */
+/** What the kernel's messages about links, addresses, routes and rules are read as. */
 import { expect, test } from 'vitest';
 import { parseMonitorLine, watchNetwork } from '../../shared/system/netlink-watch.ts';
 
@@ -11,6 +11,8 @@ test('lines of ip monitor become coarse changes', () => {
     '[ROUTE]default via 10.0.0.1 dev eth0 ',
     '[ROUTE]Deleted 10.9.0.0/16 dev cvc0 scope link ',
     '[ROUTE]blackhole 10.8.0.0/16 ',
+    '[RULE]100:\tfrom all iif eth0 lookup 7',
+    '[RULE]Deleted 32763:\tnot from all fwmark 0x3055 lookup 52000',
   ];
   const read = lines.map((line) => {
     const change = parseMonitorLine(line);
@@ -24,6 +26,8 @@ test('lines of ip monitor become coarse changes', () => {
     'route eth0 there',
     'route cvc0 gone',
     'route null there',
+    'rule null there',
+    'rule null gone',
   ]);
   expect(parseMonitorLine('[NEIGH]10.0.0.1 dev eth0 lladdr 02:00:00:00:00:01')).toBeNull();
   expect(parseMonitorLine('')).toBeNull();
