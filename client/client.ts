@@ -169,7 +169,7 @@ export class Client {
       dns: this.#dns?.state ?? null,
       netns: this.#options.traffic.netns,
       protection: this.#hostSide?.protection ?? null,
-      clashes: this.#hostSide?.clashes ?? [],
+      clashes: [...(this.#hostSide?.clashes ?? []), ...this.#link.leases.problems],
       servers: this.#servers.lines,
       deviceDrops: this.#engine.device().drops,
     });

@@ -29,6 +29,8 @@ export class LeaseKeeper {
   #former: Held | null = null;
   /** Version that the host is set up for. */
   #inUse: string | undefined;
+  /** Why the lease that the server has for us is not the one held; null: it is. */
+  #refusal: string | null = null;
   /** What was said about the lease before. */
   #said = '';
 
@@ -41,6 +43,14 @@ export class LeaseKeeper {
     return this.#held?.lease ?? null;
   }
 
+  /** For who wonders why nothing passes: the server may carry nothing for what we go on with. */
+  get problems(): string[] {
+    const why = this.#refusal;
+    return why === null || this.#former === null
+      ? []
+      : [`the server's lease is not in force: ${why}`];
+  }
+
   /** Takes a lease; null, or why it is refused as a whole: the one before stays. */
   take({ lease, receipt }: Leased): string | null {
     const { control, endpoint, full } = this.#options;
@@ -49,8 +59,10 @@ export class LeaseKeeper {
     const accepted = acceptLease(lease, endpoint(), full);
     if (typeof accepted === 'string') {
       control.confirm(receipt, this.#inUse, [accepted]);
+      this.#refusal = accepted;
       return accepted;
     }
+    this.#refusal = null;
     this.#held = { lease: accepted, receipt };
     return null;
   }
@@ -66,6 +78,7 @@ export class LeaseKeeper {
       notApplied = await setUp();
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
+      if (held !== this.#former) this.#refusal = message;
       const isBack = await this.#goBack(held, setUp);
       const inUse = isBack ? this.#inUse : undefined;
       if (held !== null) this.#options.control.confirm(held.receipt, inUse, [message]);

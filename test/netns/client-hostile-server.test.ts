@@ -201,7 +201,7 @@ async function withServer(play: (parts: Parts) => Promise<void>): Promise<void> 
 }
 
 test('no push of a hostile server changes the host, each is named, the session stays', async () => {
-  await withServer(async ({ net, server, begin }) => {
+  await withServer(async ({ net, server, client, begin }) => {
     const program = begin();
     await server.admit('a\u001b[2J\nroot');
     await program.says(/connected: 192\.168\.9\.2/);
@@ -220,6 +220,8 @@ test('no push of a hostile server changes the host, each is named, the session s
       await program.says(says);
       unchanged(what);
     }
+    const { clashes } = JSON.parse((await client.command('status')).stdout);
+    expect(clashes).toEqual([expect.stringMatching(/^the server's lease is not in force: /)]);
     for (const [what, bytes] of [...BROKEN, ...UNKNOWN]) {
       await server.send(...bytes);
       const said = await pushed(server, {});

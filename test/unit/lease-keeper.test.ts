@@ -59,6 +59,12 @@ test('a push that cannot be used leaves the lease as it is, and says which one t
   expect(reason).toMatch(/private/);
   expect(keeper.lease?.network.addresses).toEqual(['10.0.0.2/24']);
   expect(told.at(-1)).toEqual([7, 'v1', [reason]]);
+  expect(keeper.problems).toEqual([`the server's lease is not in force: ${reason}`]);
+  // Whatever else is done for the one that stays.
+  await keeper.inForce(done);
+  expect(keeper.problems).toHaveLength(1);
+  take(8, 'v3', {}, true);
+  expect(keeper.problems).toEqual([]);
 });
 
 test('a push without a lease that was asked for is no lease', () => {
@@ -86,6 +92,13 @@ test('a push that the host cannot be changed to is taken back, and the lease bef
   await expect(keeper.inForce(setUp)).rejects.toThrow('ip failed');
   expect(tried).toEqual([['10.0.0.3/24'], ['10.0.0.2/24']]);
   expect(told.at(-1)).toEqual([7, 'v1', ['ip failed']]);
+  expect(keeper.problems).toEqual([`the server's lease is not in force: ip failed`]);
+  await keeper.inForce(done);
+  expect(keeper.problems).toHaveLength(1);
+  take(8, 'v3', {}, true);
+  await keeper.inForce(done);
+  await expect(keeper.inForce(() => Promise.reject(new Error('once')))).rejects.toThrow('once');
+  expect(keeper.problems).toEqual([]);
 });
 
 test('what comes while the host is being changed is not reported with it', async () => {
