@@ -7,6 +7,7 @@
     'culvert_sanitize%': 0,
     # 1 when libipsec-mb can be built in.
     'culvert_ipsec_mb%': '<!(node -p "require(\'fs\').existsSync(\'/usr/include/intel-ipsec-mb.h\') ? 1 : 0")',
+    'culvert_addon_sources': ['native/addon.cc', 'native/addon_primitives.cc'],
     'culvert_addon_defines': [
       'NAPI_VERSION=8',
       'NAPI_DISABLE_CPP_EXCEPTIONS',
@@ -24,9 +25,9 @@
       '-fno-sanitize-recover=all',
       '-fno-omit-frame-pointer',
     ],
-    # The data plane: everything but the addon's binding and programs of their own.
+    # Data plane and primitives: everything but the addon's binding and programs of their own.
     'culvert_sources': [
-      '<!@(node -p "require(\'fs\').readdirSync(\'native\').filter((f) => /[.]cc$/.test(f) && !/^(addon|selftest.*|bench.*|fuzz.*)[.]cc$/.test(f)).map((f) => \'native/\' + f).join(\' \')")',
+      '<!@(node -p "require(\'fs\').readdirSync(\'native\').filter((f) => /[.]cc$/.test(f) && !/^(addon.*|selftest.*|bench.*|fuzz.*)[.]cc$/.test(f)).map((f) => \'native/\' + f).join(\' \')")',
     ],
   },
   'target_defaults': {
@@ -56,7 +57,7 @@
       'target_name': 'culvert',
       'defines': ['<@(culvert_addon_defines)'],
       'cflags_cc': ['<@(culvert_addon_cflags)'],
-      'sources': ['native/addon.cc', '<@(culvert_sources)'],
+      'sources': ['<@(culvert_addon_sources)', '<@(culvert_sources)'],
     },
   ],
   'conditions': [
@@ -75,7 +76,7 @@
               '-Wno-stringop-overflow',
               '-Wno-stringop-overread',
             ],
-            'sources': ['native/addon.cc', '<@(culvert_sources)'],
+            'sources': ['<@(culvert_addon_sources)', '<@(culvert_sources)'],
             'libraries': ['-fsanitize=address,undefined'],
           },
         ],

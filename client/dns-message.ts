@@ -2,7 +2,7 @@
  * DNS messages, as far as we ask for ourselves: questions of one name, and A and AAAA answers
  * (RFC 1035 section 4, RFC 3596). No I/O.
  */
-import { randomBytes } from '../shared/noise/crypto.ts';
+import { randomBytes } from '../shared/node-crypto.ts';
 
 export const DNS_PORT = 53;
 /** Types of records, RFC 1035 section 3.2.2 and RFC 3596. */

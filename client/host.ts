@@ -3,7 +3,7 @@ import { realpathSync } from 'node:fs';
 import { toHex } from '../shared/bytes.ts';
 import type { Clock } from '../shared/clock.ts';
 import type { DataPlane } from '../shared/dataplane.ts';
-import { hash } from '../shared/noise/crypto.ts';
+import { fingerprint } from '../shared/node-crypto.ts';
 import { makeDirectory } from '../shared/system/make-directory.ts';
 import { watchNetwork } from '../shared/system/netlink-watch.ts';
 import { type Run, run } from '../shared/system/run.ts';
@@ -44,5 +44,5 @@ export function defaultDevice(folder: string): string {
 
 /** The same for a folder that is not to be made; `path` is absolute, without links. */
 export function deviceNameOf(path: string): string {
-  return `cvc${toHex(hash(new TextEncoder().encode(path))).slice(0, 6)}`;
+  return `cvc${toHex(fingerprint(new TextEncoder().encode(path))).slice(0, 6)}`;
 }

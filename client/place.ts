@@ -3,7 +3,7 @@ import { readdirSync, statSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import { toHex } from '../shared/bytes.ts';
 import { VpnError } from '../shared/errors.ts';
-import { hash } from '../shared/noise/crypto.ts';
+import { fingerprint } from '../shared/node-crypto.ts';
 import { parseHostPort } from '../shared/profile.ts';
 import type { Environment } from '../shared/program.ts';
 
@@ -140,7 +140,7 @@ export function tunnelOfServer(folder: string): string {
 function fitName(whole: string, kept: string): string {
   const plain = whole.replace(/[^\w.-]/gu, '_').replace(/^[.-]/, '_');
   if (plain === kept && plain !== '' && plain.length <= NAME_LENGTH) return plain;
-  const digits = toHex(hash(new TextEncoder().encode(whole))).slice(0, DIGITS);
+  const digits = toHex(fingerprint(new TextEncoder().encode(whole))).slice(0, DIGITS);
   return `${plain.slice(0, NAME_LENGTH - DIGITS - 1)}-${digits}`;
 }
 

@@ -17,7 +17,7 @@ import { dirname } from 'node:path';
 import nacl from 'tweetnacl';
 import { concat, fromBase64, toBase64, wipe } from '../shared/bytes.ts';
 import { VpnError } from '../shared/errors.ts';
-import { randomBytes, scrypt } from '../shared/noise/crypto.ts';
+import { randomBytes, scrypt } from '../shared/node-crypto.ts';
 import {
   KEY_BYTES,
   keyFromBase64,

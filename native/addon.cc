@@ -1,14 +1,13 @@
 // addon.cc - the verbs of shared/dataplane.ts for JavaScript, and the events on their way back.
-// The only file that includes <napi.h>. Translates and decides nothing: native/index.ts makes
-// errors of failures and checks arguments; class Device does the work.
+// Translates and decides nothing: native/index.ts makes errors of failures and checks arguments;
+// class Device does the work. The primitives of the handshake are addon_primitives.cc.
 //
 // A failure is returned, not thrown: an object {errno, step, value}. Invalid arguments of a type
 // that TypeScript rules out are not looked for here.
-#include <napi.h>
-
 #include <optional>
 #include <utility>
 
+#include "addon.h"
 #include "device.h"
 #include "memory.h"
 #include "process.h"
@@ -28,12 +27,6 @@ uint32_t word(const Napi::Value& value) {
 
 bool flag(const Napi::Value& value) {
   return value.IsBoolean() && value.As<Napi::Boolean>().Value();
-}
-
-Bytes bytes(const Napi::Value& value) {
-  if (!value.IsTypedArray()) return {};
-  const auto array = value.As<Napi::Uint8Array>();
-  return {array.Data(), array.ByteLength()};
 }
 
 struct Misfit {
@@ -476,6 +469,7 @@ void give_back_memory(const Napi::CallbackInfo&) {
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("NativeDevice", NativeDevice::define(env));
+  define_primitives(env, exports);
   exports.Set("now", Napi::Function::New<now>(env));
   exports.Set("wall", Napi::Function::New<wall>(env));
   exports.Set("sendUnixDatagram", Napi::Function::New<send_unix_datagram>(env));

@@ -1,5 +1,6 @@
-// aead_openssl.cc - all that comes from OpenSSL: the back end of the Aead seam, BLAKE2s and the
-// cookie cipher. In the addon the functions are those the node binary exports.
+// aead_openssl.cc - ciphers and hashes of OpenSSL: the back end of the Aead seam, the AEAD of the
+// handshake, BLAKE2s and the cookie cipher. In the addon the functions are those the node binary
+// exports.
 #include <climits>
 
 #include <openssl/core_names.h>
@@ -9,12 +10,11 @@
 #include "aead.h"
 #include "blake2s.h"
 #include "cookie_cipher.h"
+#include "handshake_aead.h"
 
 namespace culvert {
 
 namespace {
-
-constexpr size_t kNonceBytes = 12;
 
 // Algorithms are fetched once: a fetch takes locks and costs more than sealing a packet.
 const EVP_CIPHER* cipher() {
@@ -171,7 +171,7 @@ std::unique_ptr<Aead> make_openssl_aead() {
 }
 
 // RFC 7693 section 2.9 through EVP.
-bool blake2s_hash32(std::initializer_list<Bytes> parts, uint8_t out[32]) {
+bool blake2s_hash32(std::span<const Bytes> parts, uint8_t out[32]) {
   const std::unique_ptr<EVP_MD_CTX, FreeDigest> context(EVP_MD_CTX_new());
   if (!context || EVP_DigestInit_ex2(context.get(), blake2s(), nullptr) != 1) return false;
   for (const Bytes part : parts) {
@@ -226,33 +226,41 @@ void hchacha20(const uint8_t key[32], const uint8_t nonce[16], uint8_t out[32]) 
   wipe(x, sizeof x);
 }
 
+bool chacha20poly1305_seal(const uint8_t key[32], const uint8_t nonce[kNonceBytes], Bytes aad,
+                           Bytes plain, uint8_t* out) {
+  const CipherContext context(EVP_CIPHER_CTX_new());
+  return context && EVP_EncryptInit_ex2(context.get(), cipher(), key, nonce, nullptr) == 1 &&
+         finish_seal(context.get(), aad, plain.data(), plain.size(), out);
+}
+
+bool chacha20poly1305_open(const uint8_t key[32], const uint8_t nonce[kNonceBytes], Bytes aad,
+                           Bytes sealed, uint8_t* out) {
+  if (sealed.size() < kTagBytes) return false;
+  const size_t plain = sealed.size() - kTagBytes;
+  const CipherContext context(EVP_CIPHER_CTX_new());
+  const OSSL_PARAM params[] = {tag_param(sealed.data() + plain), OSSL_PARAM_construct_end()};
+  if (context && EVP_DecryptInit_ex2(context.get(), cipher(), key, nonce, params) == 1 &&
+      finish_open(context.get(), aad, sealed.data(), plain, out)) {
+    return true;
+  }
+  if (plain != 0) wipe(out, plain);
+  return false;
+}
+
 bool xchacha20poly1305_seal(const uint8_t key[32], const uint8_t nonce[24], const uint8_t* aad,
                             size_t aad_bytes, const uint8_t* plain, size_t n, uint8_t* out) {
   Secret<kKeyBytes> subkey;
   uint8_t short_nonce[kNonceBytes];
   derive(key, nonce, &subkey, short_nonce);
-  const CipherContext context(EVP_CIPHER_CTX_new());
-  return context &&
-         EVP_EncryptInit_ex2(context.get(), cipher(), subkey.data(), short_nonce, nullptr) == 1 &&
-         finish_seal(context.get(), Bytes(aad, aad_bytes), plain, n, out);
+  return chacha20poly1305_seal(subkey.data(), short_nonce, {aad, aad_bytes}, {plain, n}, out);
 }
 
 bool xchacha20poly1305_open(const uint8_t key[32], const uint8_t nonce[24], const uint8_t* aad,
                             size_t aad_bytes, const uint8_t* sealed, size_t n, uint8_t* out) {
-  if (n < kTagBytes) return false;
-  const size_t plain = n - kTagBytes;
   Secret<kKeyBytes> subkey;
   uint8_t short_nonce[kNonceBytes];
   derive(key, nonce, &subkey, short_nonce);
-  const CipherContext context(EVP_CIPHER_CTX_new());
-  const OSSL_PARAM params[] = {tag_param(sealed + plain), OSSL_PARAM_construct_end()};
-  if (context &&
-      EVP_DecryptInit_ex2(context.get(), cipher(), subkey.data(), short_nonce, params) == 1 &&
-      finish_open(context.get(), Bytes(aad, aad_bytes), sealed, plain, out)) {
-    return true;
-  }
-  if (plain != 0) wipe(out, plain);
-  return false;
+  return chacha20poly1305_open(subkey.data(), short_nonce, {aad, aad_bytes}, {sealed, n}, out);
 }
 
 }  // namespace culvert

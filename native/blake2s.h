@@ -1,4 +1,4 @@
-// blake2s.h - BLAKE2s as the gate needs it: a 32-byte hash and 16-byte keyed hashes.
+// blake2s.h - BLAKE2s: a 32-byte hash for handshake and gate, 16-byte keyed hashes for the gate.
 // Implemented beside the OpenSSL back end. Source: RFC 7693.
 #pragma once
 
@@ -16,7 +16,7 @@ using Bytes = std::span<const uint8_t>;
 
 // BLAKE2s-256 over the parts in order, without a key. False only when the library fails.
 // Thread: any.
-[[nodiscard]] bool blake2s_hash32(std::initializer_list<Bytes> parts, uint8_t out[32]);
+[[nodiscard]] bool blake2s_hash32(std::span<const Bytes> parts, uint8_t out[32]);
 
 // Keyed BLAKE2s with 16 bytes of output; the key is worked in once. The key is wiped with the
 // object. Thread: any; one object may serve many threads.

@@ -1,11 +1,9 @@
 #include "gate.h"
 
 #include <algorithm>
-#include <cstdlib>
-
-#include <sys/random.h>
 
 #include "cookie_cipher.h"
+#include "random.h"
 
 namespace culvert {
 
@@ -24,20 +22,11 @@ constexpr uint64_t kIdleMs = 1000;
 constexpr uint8_t kMac1Label[] = {'m', 'a', 'c', '1', '-', '-', '-', '-'};
 constexpr uint8_t kCookieLabel[] = {'c', 'o', 'o', 'k', 'i', 'e', '-', '-'};
 
-void random_bytes(void* out, size_t n) {
-  // Fewer than 257 bytes come whole or not at all, and only before the first seed of the kernel
-  // can a signal interrupt. Without randomness there is nothing safe to go on with.
-  while (::getrandom(out, n, 0) != static_cast<ssize_t>(n)) {
-    if (errno != EINTR) std::abort();
-  }
-}
-
 // Key made of a label and a public key; all zero when the library fails.
 struct LabelledKey {
   LabelledKey(Bytes label, const uint8_t* public_key) {
-    if (!blake2s_hash32({label, Bytes(public_key, kKeyBytes)}, bytes)) {
-      std::memset(bytes, 0, sizeof bytes);
-    }
+    const Bytes parts[] = {label, Bytes(public_key, kKeyBytes)};
+    if (!blake2s_hash32(parts, bytes)) std::memset(bytes, 0, sizeof bytes);
   }
   uint8_t bytes[kKeyBytes];
 };

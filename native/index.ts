@@ -1,11 +1,8 @@
 /**
- * The only loader of the addon: DataPlane over native/addon.cc, the boot clock, the names of the
- * AEAD back ends, and what only native code can ask of the kernel. Turns failures of the system
+ * DataPlane over native/addon.cc, the boot clock, the names of the AEAD back ends, and what only
+ * native code can ask of the kernel. Turns failures of the system
  * into VpnErrors and hands on events in turns that leave room for the rest of the program.
  */
-import { existsSync } from 'node:fs';
-import { createRequire } from 'node:module';
-import { fileURLToPath } from 'node:url';
 import { getSystemErrorName } from 'node:util';
 import { wipe } from '../shared/bytes.ts';
 import type { Clock, WallTime } from '../shared/clock.ts';
@@ -23,6 +20,7 @@ import type {
 import { STATS_COLUMNS } from '../shared/dataplane.ts';
 import type { ErrorCode } from '../shared/errors.ts';
 import { VpnError } from '../shared/errors.ts';
+import { loadAddon } from './load.ts';
 
 /** What the system or the addon refused. `value`: the argument it was about, or empty. */
 interface Failure {
@@ -58,26 +56,7 @@ interface Addon {
   giveBackMemory(): void;
 }
 
-let loaded: Addon | undefined;
-
-/** Loads the addon once; it lies in build/, seen from the sources or from dist/. */
-function addon(): Addon {
-  if (loaded !== undefined) return loaded;
-  const places = ['../build/Release/culvert.node', '../../build/Release/culvert.node'];
-  const files = places.map((place) => fileURLToPath(new URL(place, import.meta.url)));
-  const file = files.find((f) => existsSync(f));
-  if (file === undefined) {
-    throw new VpnError('ADDON_MISSING', 'The native part of Culvert has not been built.');
-  }
-  try {
-    loaded = createRequire(import.meta.url)(file) as Addon;
-  } catch (cause) {
-    throw new VpnError('ADDON_MISSING', `The native part of Culvert cannot be loaded: ${file}`, {
-      cause,
-    });
-  }
-  return loaded;
-}
+const addon = () => loadAddon() as Addon;
 
 /** CLOCK_BOOTTIME, which counts time asleep, and CLOCK_REALTIME. */
 export const bootClock: Clock = {

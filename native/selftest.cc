@@ -30,6 +30,10 @@ constexpr Part kParts[] = {
     {"peer", test_peer},
     {"outbound queue", test_outbound_queue},
     {"memory", test_memory},
+    {"x25519", test_x25519},
+    {"kdf", test_kdf},
+    {"handshake aead", test_handshake_aead},
+    {"random", test_random},
 };
 
 }  // namespace

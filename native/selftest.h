@@ -65,6 +65,10 @@ void test_fragment();
 void test_peer();
 void test_outbound_queue();
 void test_memory();
+void test_x25519();
+void test_kdf();
+void test_handshake_aead();
+void test_random();
 
 // Reads test vectors as lines of text on stdin and says for each what came out; see selftest.cc.
 int run_vectors();

@@ -177,7 +177,8 @@ void xchacha_line(bool sealing, const Buffer& k, const Buffer& nonce, const Buff
 void blake2s_line(const Buffer& key, const Buffer& text) {
   uint8_t out[32];
   if (key.empty()) {
-    if (blake2s_hash32({Bytes(text)}, out)) print_hex(out, 32);
+    const Bytes parts[] = {Bytes(text)};
+    if (blake2s_hash32(parts, out)) print_hex(out, 32);
   } else if (Blake2sMac(Bytes(key)).mac16({Bytes(text)}, out)) {
     print_hex(out, 16);
   }

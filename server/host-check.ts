@@ -6,7 +6,7 @@ import { realpathSync } from 'node:fs';
 import { isIPv4 } from 'node:net';
 import { toHex } from '../shared/bytes.ts';
 import { type Cidr, cidrText, overlaps, parseCidr } from '../shared/cidr.ts';
-import { hash } from '../shared/noise/crypto.ts';
+import { fingerprint } from '../shared/node-crypto.ts';
 import { readLinks, routeTo } from '../shared/system/link.ts';
 import type { ServerConfiguration } from './configuration.ts';
 import { formatNetwork } from './ipv4.ts';
@@ -75,5 +75,5 @@ export async function tunnelOverlaps({
  */
 export function defaultDevice(stateDirectory: string): string {
   const path = new TextEncoder().encode(realpathSync(stateDirectory));
-  return `cvs${toHex(hash(path)).slice(0, 6)}`;
+  return `cvs${toHex(fingerprint(path)).slice(0, 6)}`;
 }

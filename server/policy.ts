@@ -4,7 +4,7 @@
  */
 import { toHex } from '../shared/bytes.ts';
 import type { Lease } from '../shared/control/messages.ts';
-import { hash } from '../shared/noise/crypto.ts';
+import { fingerprint } from '../shared/node-crypto.ts';
 import { serverAddress6 } from './addresses.ts';
 import type { PushSettings, ServerConfiguration } from './configuration.ts';
 import { formatIpv4 } from './ipv4.ts';
@@ -89,5 +89,5 @@ export class Policy {
 /** Short digest of a lease. */
 function versionOf(lease: Lease): string {
   const text = JSON.stringify(Object.entries(lease).sort(([a], [b]) => (a < b ? -1 : 1)));
-  return toHex(hash(new TextEncoder().encode(text))).slice(0, VERSION_DIGITS);
+  return toHex(fingerprint(new TextEncoder().encode(text))).slice(0, VERSION_DIGITS);
 }

@@ -6,7 +6,7 @@
  */
 import type { PrivateKey, PublicKey } from '../../keys/keypair.ts';
 import { wipe } from '../bytes.ts';
-import { type DhPrivate, type DhPublic, dh, importPrivate, importPublic } from './crypto.ts';
+import { type DhPrivate, importPrivate } from './crypto.ts';
 import { formatInitiation, formatResponse, type HandshakeMessage } from './messages.ts';
 import { readFirst, readSecond, startState, writeFirst, writeSecond } from './pattern.ts';
 import { type SymmetricState, split, wipeState } from './symmetric.ts';
@@ -42,7 +42,7 @@ export interface Identity {
 
 /** What a handshake needs of a remote peer; computed at first use, kept while both keys stay. */
 export interface RemoteStatic {
-  readonly dh: DhPublic;
+  readonly publicKey: PublicKey;
   /** 32 bytes; null when the product is zero: this peer can have no handshake at all. */
   readonly staticStatic: Uint8Array | null;
   /** State after prologue and the peer's static key, as initiator. */
@@ -60,7 +60,7 @@ export interface PendingInitiation {
 export interface ConsumedInitiation<Remote> {
   readonly remote: Remote;
   readonly remoteIndex: number;
-  readonly remoteEphemeral: DhPublic;
+  readonly remoteEphemeral: Uint8Array;
   /** TAI64N, 12 bytes. */
   readonly timestamp: Uint8Array;
   readonly state: SymmetricState;
@@ -84,12 +84,11 @@ export function createIdentity(privateKey: PrivateKey): Identity {
   return { publicKey, dh: own, start: startState(PROLOGUE, publicKey) };
 }
 
-/** Prepares a remote peer's static key: the costs that do not recur with each handshake. */
+/** Prepares for a remote peer what does not change from handshake to handshake. */
 export function createRemoteStatic(identity: Identity, publicKey: PublicKey): RemoteStatic {
-  const remote = importPublic(publicKey);
   return {
-    dh: remote,
-    staticStatic: dh(identity.dh, remote),
+    publicKey,
+    staticStatic: identity.dh.dh(publicKey),
     start: startState(PROLOGUE, publicKey),
   };
 }
@@ -97,6 +96,12 @@ export function createRemoteStatic(identity: Identity, publicKey: PublicKey): Re
 /** Wipes what `createRemoteStatic` computed. */
 export function wipeRemoteStatic(remote: RemoteStatic): void {
   if (remote.staticStatic !== null) wipe(remote.staticStatic);
+}
+
+/** Wipes an initiation whose response is no longer waited for. */
+export function wipePending(pending: PendingInitiation): void {
+  pending.ephemeral.wipe();
+  wipeState(pending.state);
 }
 
 /** Message 1, with its MACs left zero, and what its response needs. Null: low order. */
@@ -107,7 +112,7 @@ export function createInitiation(
   ephemeral: DhPrivate,
   timestamp: Uint8Array,
 ): { readonly message: Uint8Array; readonly pending: PendingInitiation } | null {
-  const keys = { own: identity.dh, remote: remote.dh, staticStatic: remote.staticStatic };
+  const keys = { own: identity.dh, remote: remote.publicKey, staticStatic: remote.staticStatic };
   const first = writeFirst(remote.start, keys, ephemeral, timestamp);
   if (first === null) return null;
   return {
@@ -145,7 +150,7 @@ export function createResponse(
   ephemeral: DhPrivate,
   presharedKey: Uint8Array,
 ): { readonly message: Uint8Array; readonly keys: SessionKeys } | null {
-  const remote = { ephemeral: consumed.remoteEphemeral, static: consumed.remote.dh };
+  const remote = { ephemeral: consumed.remoteEphemeral, static: consumed.remote.publicKey };
   const second = writeSecond(consumed.state, remote, ephemeral, presharedKey, EMPTY);
   wipeState(consumed.state);
   if (second === null) return null;
@@ -171,6 +176,6 @@ export function consumeResponse(
   if (typeof second === 'string') return second;
   const [sendKey, receiveKey] = split(second.state);
   wipeState(second.state);
-  wipeState(pending.state);
+  wipePending(pending);
   return { localIndex: pending.localIndex, remoteIndex: message.sender, sendKey, receiveKey };
 }

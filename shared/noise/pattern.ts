@@ -10,7 +10,7 @@
  * prologue, payloads and framing are handshake.ts.
  */
 import { concat, wipe } from '../bytes.ts';
-import { DH_BYTES, type DhPrivate, type DhPublic, dh, importPublic, TAG_BYTES } from './crypto.ts';
+import { DH_BYTES, type DhPrivate, TAG_BYTES } from './crypto.ts';
 import {
   copyState,
   initialize,
@@ -31,7 +31,7 @@ const SEALED_STATIC_BYTES = DH_BYTES + TAG_BYTES;
 /** What an initiator needs: own static key, remote static key, their DH result. */
 export interface InitiatorKeys {
   readonly own: DhPrivate;
-  readonly remote: DhPublic;
+  readonly remote: Uint8Array;
   /** Static-static DH, 32 bytes; null when a key is of low order. */
   readonly staticStatic: Uint8Array | null;
 }
@@ -40,7 +40,7 @@ export interface InitiatorKeys {
 export interface FirstRead<Remote> {
   readonly state: SymmetricState;
   readonly remote: Remote;
-  readonly remoteEphemeral: DhPublic;
+  readonly remoteEphemeral: Uint8Array;
   readonly payload: Uint8Array;
 }
 
@@ -62,7 +62,7 @@ export function writeFirst(
   payload: Uint8Array,
 ): { readonly message: Uint8Array; readonly state: SymmetricState } | null {
   if (keys.staticStatic === null) return null;
-  const shared = dh(ephemeral, keys.remote);
+  const shared = ephemeral.dh(keys.remote);
   if (shared === null) return null;
   const state = copyState(start);
   // e
@@ -89,9 +89,8 @@ export function readFirst<Remote extends { readonly staticStatic: Uint8Array | n
   message: Uint8Array,
   identify: (remoteStatic: Uint8Array) => Remote | undefined,
 ): FirstRead<Remote> | FirstRefusal {
-  const ephemeral = message.subarray(0, DH_BYTES);
-  const remoteEphemeral = importPublic(ephemeral);
-  const shared = dh(own, remoteEphemeral);
+  const ephemeral = message.slice(0, DH_BYTES);
+  const shared = own.dh(ephemeral);
   if (shared === null) return 'lowOrder';
   const state = copyState(start);
   // e
@@ -111,19 +110,19 @@ export function readFirst<Remote extends { readonly staticStatic: Uint8Array | n
   const payloadKey = mixKey(state, remote.staticStatic);
   const payload = openAndHash(state, payloadKey, message.subarray(payloadAt));
   if (payload === null) return refuse(state, 'badPayload');
-  return { state, remote, remoteEphemeral, payload };
+  return { state, remote, remoteEphemeral: ephemeral, payload };
 }
 
 /** Second message: 32 + payload + 16 bytes. Null when a DH result is zero. */
 export function writeSecond(
   first: SymmetricState,
-  remote: { readonly ephemeral: DhPublic; readonly static: DhPublic },
+  remote: { readonly ephemeral: Uint8Array; readonly static: Uint8Array },
   ephemeral: DhPrivate,
   presharedKey: Uint8Array,
   payload: Uint8Array,
 ): { readonly message: Uint8Array; readonly state: SymmetricState } | null {
-  const ephemeralShared = dh(ephemeral, remote.ephemeral);
-  const staticShared = dh(ephemeral, remote.static);
+  const ephemeralShared = ephemeral.dh(remote.ephemeral);
+  const staticShared = ephemeral.dh(remote.static);
   if (ephemeralShared === null || staticShared === null) return null;
   const state = copyState(first);
   const key = mixSecond(state, ephemeral.publicKey, ephemeralShared, staticShared, presharedKey);
@@ -139,9 +138,8 @@ export function readSecond(
   message: Uint8Array,
 ): { readonly state: SymmetricState; readonly payload: Uint8Array } | SecondRefusal {
   const ephemeral = message.subarray(0, DH_BYTES);
-  const remoteEphemeral = importPublic(ephemeral);
-  const ephemeralShared = dh(own.ephemeral, remoteEphemeral);
-  const staticShared = dh(own.static, remoteEphemeral);
+  const ephemeralShared = own.ephemeral.dh(ephemeral);
+  const staticShared = own.static.dh(ephemeral);
   if (ephemeralShared === null || staticShared === null) return 'lowOrder';
   const state = copyState(first);
   const key = mixSecond(state, ephemeral, ephemeralShared, staticShared, presharedKey);

@@ -39,25 +39,20 @@ export function mixHash(state: SymmetricState, data: Uint8Array): void {
 
 /** MixKey whose cipher key the next token replaces: only the chaining key moves on. */
 export function mixChainingKey(state: SymmetricState, input: Uint8Array): void {
-  const [chainingKey] = kdf(1, state.chainingKey, input) as [Uint8Array];
-  commitChainingKey(state, chainingKey);
+  kdf(state.chainingKey, input, state.chainingKey);
 }
 
 /** MixKey: moves the chaining key on and returns a 32-byte cipher key; the caller wipes it. */
 export function mixKey(state: SymmetricState, input: Uint8Array): Uint8Array {
-  const [chainingKey, key] = kdf(2, state.chainingKey, input) as [Uint8Array, Uint8Array];
-  commitChainingKey(state, chainingKey);
+  const key = new Uint8Array(HASH_BYTES);
+  kdf(state.chainingKey, input, state.chainingKey, key);
   return key;
 }
 
 /** MixKeyAndHash for the token psk: returns a 32-byte cipher key; the caller wipes it. */
 export function mixKeyAndHash(state: SymmetricState, presharedKey: Uint8Array): Uint8Array {
-  const [chainingKey, middle, key] = kdf(3, state.chainingKey, presharedKey) as [
-    Uint8Array,
-    Uint8Array,
-    Uint8Array,
-  ];
-  commitChainingKey(state, chainingKey);
+  const [middle, key] = [new Uint8Array(HASH_BYTES), new Uint8Array(HASH_BYTES)];
+  kdf(state.chainingKey, presharedKey, state.chainingKey, middle, key);
   mixHash(state, middle);
   wipe(middle);
   return key;
@@ -89,10 +84,7 @@ export function openAndHash(
 
 /** Split: the two transport keys, initiator to responder first. */
 export function split(state: SymmetricState): [Uint8Array, Uint8Array] {
-  return kdf(2, state.chainingKey, EMPTY) as [Uint8Array, Uint8Array];
-}
-
-function commitChainingKey(state: SymmetricState, next: Uint8Array): void {
-  state.chainingKey.set(next.subarray(0, HASH_BYTES));
-  wipe(next);
+  const [first, second] = [new Uint8Array(HASH_BYTES), new Uint8Array(HASH_BYTES)];
+  kdf(state.chainingKey, EMPTY, first, second);
+  return [first, second];
 }

@@ -117,6 +117,7 @@ export class Engine {
     const identity = createIdentity(privateKey);
     if (sameKey(identity.publicKey, this.publicKey)) return;
     if (this.#opened) this.#dataPlane.configure({ publicKey: identity.publicKey });
+    this.#context.identity.dh.wipe();
     this.#context.identity = identity;
     const self = this.#byKey.get(toHex(identity.publicKey));
     if (self !== undefined) this.removePeer(self.id);
@@ -270,6 +271,7 @@ export class Engine {
     this.#sessions.clear();
     this.#byKey.clear();
     this.#opened = false;
+    this.#context.identity.dh.wipe();
     this.#dataPlane.close();
   }
 

@@ -19,6 +19,7 @@ import {
   type PendingInitiation,
   type RemoteStatic,
   type SessionKeys,
+  wipePending,
   wipeRemoteStatic,
 } from '../noise/handshake.ts';
 import type { HandshakeMessage } from '../noise/messages.ts';
@@ -190,7 +191,9 @@ export class PeerSession {
     }
     const localIndex = indices.acquire(this);
     const known = { ...consumed, remote: this.remote };
-    const response = createResponse(known, localIndex, generateDh(), this.#presharedKey);
+    const ephemeral = generateDh();
+    const response = createResponse(known, localIndex, ephemeral, this.#presharedKey);
+    ephemeral.wipe();
     if (response === null) {
       indices.release(localIndex);
       return { reason: 'lowOrder' };
@@ -375,6 +378,7 @@ export class PeerSession {
       this.#timestampUsed,
     );
     if (created === null || !dataPlane.sendHandshake(this.id, to, created.message)) {
+      if (created !== null) wipePending(created.pending);
       indices.release(localIndex);
       return;
     }
@@ -451,7 +455,7 @@ export class PeerSession {
   #discardPending(): void {
     if (this.#pending === null) return;
     this.#context.indices.release(this.#pending.localIndex);
-    wipeState(this.#pending.state);
+    wipePending(this.#pending);
     this.#pending = null;
   }
 

@@ -52,7 +52,7 @@ const noise = await load('shared/noise/handshake');
 /** @type {typeof import('../../shared/noise/messages.ts')} */
 const { parseHandshake } = await load('shared/noise/messages');
 /** @type {typeof import('../../shared/noise/crypto.ts')} */
-const { importPrivate, randomBytes } = await load('shared/noise/crypto');
+const { generateDh } = await load('shared/noise/crypto');
 /** @type {typeof import('../../shared/noise/tai64n.ts')} */
 const { encodeTai64n, nextTai64n } = await load('shared/noise/tai64n');
 
@@ -94,10 +94,7 @@ function prepare(count) {
     const peer = /** @type {ReturnType<typeof makePeer>} */ (peers[i % peers.length]);
     // A replayed or equal stamp is refused.
     peer.stamp = nextTai64n(peer.stamp);
-    // Imported, not generated: node 20 can lock up when a generated key is exported (its generation
-    // job is collected while the export holds the key's lock), and this makes tens of thousands.
-    const ephemeral = importPrivate(randomBytes(32));
-    const made = noise.createInitiation(peer.identity, peer.remote, i, ephemeral, peer.stamp);
+    const made = noise.createInitiation(peer.identity, peer.remote, i, generateDh(), peer.stamp);
     if (made === null) throw new Error('the key of a peer is of low order');
     const message = Buffer.from(made.message);
     message.set(blake2s(message.subarray(0, MAC1_AT), { key: mac1Key, dkLen: 16 }), MAC1_AT);

@@ -1,10 +1,10 @@
 /** What a stranger who knows Bob's public key, or who sees the wire, can make Bob do: nothing. */
 import { inspect } from 'node:util';
-import { beforeEach, expect, test } from 'vitest';
+import { beforeEach, expect, test, vi } from 'vitest';
 import { generatePrivateKey, type PublicKey } from '../../keys/keypair.ts';
 import { fromHex, toHex } from '../../shared/bytes.ts';
 import type { PeerId } from '../../shared/dataplane.ts';
-import { generateDh } from '../../shared/noise/crypto.ts';
+import { DhPrivate, generateDh } from '../../shared/noise/crypto.ts';
 import {
   createIdentity,
   createInitiation,
@@ -203,4 +203,33 @@ test('nothing that an engine shows holds a key', () => {
     expect(text).not.toContain([...aliceKey.subarray(0, 8)].join(','));
     expect(text).not.toContain([...aliceKey.subarray(0, 8)].join(', '));
   }
+});
+
+test('no ephemeral key outlives its handshake, no private key its engine', () => {
+  const used = vi.spyOn(DhPrivate.prototype, 'dh');
+  const wiped = vi.spyOn(DhPrivate.prototype, 'wipe');
+  const alive = () => {
+    const gone = new Set(wiped.mock.contexts);
+    return [...new Set(used.mock.contexts)].filter((key) => !gone.has(key)).length;
+  };
+  const own = new SimulatedNetwork(SEED);
+  const pair = aliceAndBob(own);
+  const statics = 2;
+  expect(alive()).toBe(statics);
+  pair.alice.say(pair.bob);
+  own.advance(SECOND);
+  expect(pair.bob.heard()).toHaveLength(1);
+  expect(alive()).toBe(statics);
+  // Neither an initiation that was repeated nor one that was given up keeps its key.
+  own.filter = () => false;
+  pair.alice.engine.connect(ALICE);
+  own.advance(20 * SECOND);
+  expect(pair.eve.initiations().length).toBeGreaterThan(2);
+  expect(alive()).toBe(statics + 1);
+  pair.alice.engine.setPrivateKey(generatePrivateKey());
+  expect(alive()).toBe(statics);
+  pair.alice.engine.close();
+  pair.bob.engine.close();
+  expect(alive()).toBe(0);
+  vi.restoreAllMocks();
 });

@@ -25,7 +25,7 @@ import { SqliteStore } from '../../server/store/sqlite-store.ts';
 import { formatInvite } from '../../shared/control/invite.ts';
 import type { VpnError } from '../../shared/errors.ts';
 import { createLogger } from '../../shared/log.ts';
-import { randomBytes } from '../../shared/noise/crypto.ts';
+import { randomBytes } from '../../shared/node-crypto.ts';
 import { Device } from '../sim/device.ts';
 import { SimulatedDataPlane } from '../sim/simulated-data-plane.ts';
 import { SimulatedNetwork } from '../sim/simulated-network.ts';

@@ -13,11 +13,12 @@ const PRODUCT = ['shared', 'keys', 'native', 'server', 'client'];
 
 /** First match wins. */
 const LAYERS: readonly [RegExp, number][] = [
-  [/^shared\/(bytes|clock|errors)\.ts$/, 0],
+  [/^shared\/(bytes|clock|errors|node-crypto)\.ts$/, 0],
   [/^keys\/keypair\.ts$/, 0],
   [/^shared\/dataplane\.ts$/, 1],
   [/^shared\/noise\//, 1],
   [/^shared\/(session|control)\//, 2],
+  [/^native\/load\.ts$/, 0],
   [/^native\//, 3],
   [/^shared\/(system|uapi)\//, 3],
   [/^shared\/uapi\/cli\.ts$/, 4],
@@ -111,8 +112,25 @@ describe('TypeScript', () => {
     expect(crossing).toEqual([]);
   });
 
-  test('only shared/noise/crypto.ts imports node:crypto', () => {
-    expect(importersOf('node:crypto', 'crypto')).toEqual(['shared/noise/crypto.ts']);
+  test('only shared/node-crypto.ts imports node:crypto', () => {
+    expect(importersOf('node:crypto', 'crypto')).toEqual(['shared/node-crypto.ts']);
+  });
+
+  test('the handshake takes its primitives from one file, the addon is loaded by one', () => {
+    const naming = sources.filter((f) => readFileSync(join(ROOT, f), 'utf8').includes(".node'"));
+    expect(naming).toEqual(['native/load.ts']);
+    const loaders = imports.filter((i) => i.target === 'native/load.ts').map((i) => i.file);
+    expect(loaders.sort()).toEqual(['native/index.ts', 'shared/noise/crypto.ts']);
+  });
+
+  test('vpn-keygen runs without the addon', () => {
+    const reached = new Set(['keys/cli.ts']);
+    // A set that grows while it is gone through.
+    for (const file of reached) {
+      for (const i of imports) if (i.file === file && i.target !== null) reached.add(i.target);
+    }
+    expect(reached).toContain('shared/node-crypto.ts');
+    expect([...reached].filter((file) => file.startsWith('native/'))).toEqual([]);
   });
 
   test('tweetnacl is imported by keys alone', () => {
@@ -131,8 +149,8 @@ describe('TypeScript', () => {
 
   test('the protocol core does no I/O and reads no clock', () => {
     const core = sources.filter((f) => /^shared\/(noise|session|control)\//.test(f));
-    // Both compute only.
-    const pure = ['node:crypto', 'node:zlib'];
+    // It computes only.
+    const pure = ['node:zlib'];
     const outside = imports.filter(
       ({ file, specifier }) =>
         core.includes(file) && specifier.startsWith('node:') && !pure.includes(specifier),
@@ -166,14 +184,21 @@ describe('C++', () => {
   const includersOf = (pattern: RegExp) =>
     native.filter((file) => pattern.test(readFileSync(join(ROOT, file), 'utf8')));
 
-  test('one file includes the Node API', () => {
+  test("only the addon's own files include the Node API", () => {
     expect(includersOf(/#include\s*[<"](napi|node_api|node|v8|uv)\.h[>"]/)).toEqual([
+      'native/addon.h',
+    ]);
+    expect(includersOf(/#include\s*[<"]addon\.h[>"]/).sort()).toEqual([
       'native/addon.cc',
+      'native/addon_primitives.cc',
     ]);
   });
 
-  test('each AEAD library is included by one file', () => {
-    expect(includersOf(/#include\s*[<"]openssl\//)).toEqual(['native/aead_openssl.cc']);
+  test('each library of ciphers is included by the files that wrap it', () => {
+    expect(includersOf(/#include\s*[<"]openssl\//).sort()).toEqual([
+      'native/aead_openssl.cc',
+      'native/x25519.cc',
+    ]);
     expect(includersOf(/#include\s*[<"](intel-ipsec-mb|ipsec-mb)/)).toEqual([
       'native/aead_ipsecmb.cc',
     ]);

@@ -139,5 +139,8 @@ test('handshake state is wiped once it has served', () => {
   const { created, keys } = product();
   expect(created.pending.state.chainingKey.every((byte) => byte === 0)).toBe(true);
   expect(created.pending.state.hash.every((byte) => byte === 0)).toBe(true);
+  const zero = importPrivate(new Uint8Array(32));
+  const other = fill(9);
+  expect(toHex(created.pending.ephemeral.dh(other)!)).toBe(toHex(zero.dh(other)!));
   expect(keys.sendKey.some((byte) => byte !== 0)).toBe(true);
 });

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { concat, fromHex, toHex } from '../../shared/bytes.ts';
-import { aeadOpen, aeadSeal, dh, importPrivate, importPublic } from '../../shared/noise/crypto.ts';
+import { aeadOpen, aeadSeal, importPrivate } from '../../shared/noise/crypto.ts';
 import {
   readFirst,
   readSecond,
@@ -40,9 +40,9 @@ function sides(v: Vector) {
   const initiator = importPrivate(bytes(v.init_static));
   const responder = importPrivate(bytes(v.resp_static));
   const start = startState(bytes(v.init_prologue), responder.publicKey);
-  const remote = importPublic(responder.publicKey);
-  const keys = { own: initiator, remote, staticStatic: dh(initiator, remote) };
-  const known = { staticStatic: dh(responder, importPublic(initiator.publicKey)) };
+  const remote = responder.publicKey;
+  const keys = { own: initiator, remote, staticStatic: initiator.dh(remote) };
+  const known = { staticStatic: responder.dh(initiator.publicKey) };
   return { initiator, responder, start, keys, known, psk: bytes(v.init_psks[0]) };
 }
 
@@ -58,9 +58,7 @@ for (const v of vectors) {
   test('the initiator writes and reads the handshake of the vector', () => {
     const { initiator, start, keys, psk } = sides(v);
     const e = ephemeral(v.init_ephemeral);
-    expect(toHex(keys.remote.handle.export({ format: 'der', type: 'spki' }))).toContain(
-      v.init_remote_static,
-    );
+    expect(toHex(keys.remote)).toBe(v.init_remote_static);
     const written = writeFirst(start, keys, e, bytes(first.payload))!;
     expect(toHex(written.message)).toBe(first.ciphertext);
     const own = { ephemeral: e, static: initiator };
@@ -80,7 +78,7 @@ for (const v of vectors) {
     if (typeof read === 'string') throw new Error(read);
     expect(seen).toBe(toHex(initiator.publicKey));
     expect(toHex(read.payload)).toBe(first.payload);
-    const remote = { ephemeral: read.remoteEphemeral, static: importPublic(initiator.publicKey) };
+    const remote = { ephemeral: read.remoteEphemeral, static: initiator.publicKey };
     const e = ephemeral(v.resp_ephemeral);
     const written = writeSecond(read.state, remote, e, psk, bytes(second.payload))!;
     expect(toHex(written.message)).toBe(second.ciphertext);

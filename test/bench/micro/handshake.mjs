@@ -1,5 +1,5 @@
 /**
- * What one handshake costs each side in TypeScript, and its X25519 operations alone. Index, timers
+ * What one handshake costs each side in TypeScript, and its primitives alone. Index, timers
  * and the way through the addon are not part of it; `handshakes` measures the whole server.
  */
 import { load } from '../product.mjs';
@@ -45,7 +45,8 @@ export async function measureHandshake(seconds) {
     if (typeof keys === 'string') throw new Error(keys);
   };
   const own = crypto.generateDh();
-  const remote = crypto.importPublic(them.publicKey);
+  const [chainingKey, key] = [new Uint8Array(32), new Uint8Array(32)];
+  const nonce = new Uint8Array(12);
   return [
     rateOf('initiator: initiation', seconds, initiate, (n) => Array.from({ length: n })),
     rateOf('responder: initiation in, response out', seconds, respond, (n) =>
@@ -72,7 +73,19 @@ export async function measureHandshake(seconds) {
     rateOf(
       'X25519: product',
       seconds,
-      () => void crypto.dh(own, remote),
+      () => void own.dh(them.publicKey),
+      (n) => Array.from({ length: n }),
+    ),
+    rateOf(
+      'BLAKE2s: chaining key and cipher key',
+      seconds,
+      () => crypto.kdf(chainingKey, them.publicKey, chainingKey, key),
+      (n) => Array.from({ length: n }),
+    ),
+    rateOf(
+      'ChaCha20-Poly1305: seal 32 bytes',
+      seconds,
+      () => void crypto.aeadSeal(key, nonce, chainingKey, them.publicKey),
       (n) => Array.from({ length: n }),
     ),
   ];
