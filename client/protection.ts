@@ -5,7 +5,7 @@
  */
 import type { HostChange, Journal, UndoFailure } from '../shared/system/journal.ts';
 import { KeptTable } from '../shared/system/kept-table.ts';
-import { applyNft, deleteTableArgs } from '../shared/system/nft.ts';
+import { applyNft, deleteTableArgs, hasTable } from '../shared/system/nft.ts';
 import type { Run } from '../shared/system/run.ts';
 import { readHostView } from './host-view.ts';
 import { LOCKDOWN, type Lockdowns } from './lockdown.ts';
@@ -80,8 +80,10 @@ export class Protection {
     const { journal, lockdowns, run } = this.#options;
     const change = await this.change();
     await this.#writeDown();
-    this.#takenOver = journal.has(this.what);
-    if (lockdowns !== null || this.#takenOver) await applyNft(change.input, run);
+    const isRecorded = journal.has(this.what);
+    // A journal may be lost; the rules say as much.
+    this.#takenOver = isRecorded || (await hasTable('inet', this.#table, run));
+    if (lockdowns !== null || isRecorded) await applyNft(change.input, run);
     else await journal.apply(change);
     await this.#kept.written(change.input);
   }

@@ -113,6 +113,23 @@ test('that cannot be closed when its client ends is named, and all the rest is u
   expect(host.journal.pending).toEqual([]);
 });
 
+test('rules of a client before are taken over, also when its journal is lost', async () => {
+  const { tables, run } = setUp();
+  const journal = new Journal(join(folder, 'other'), run);
+  const next = () =>
+    new Protection({ ...{ device: 'cvc1', journal, run }, lan: false, lockdowns: null });
+  const [first, second, third] = [next(), next(), next()];
+  await first.begin();
+  expect(first.takenOver).toBe(false);
+  await second.begin();
+  expect(second.takenOver).toBe(true);
+  await journal.undoAll();
+  tables.set('culvert-protect-cvc1', '');
+  await third.begin();
+  expect(third.takenOver).toBe(true);
+  expect(journal.pending).toEqual(['protection culvert-protect-cvc1']);
+});
+
 asRoot('comes back after a reboot, and one that is damaged keeps no other away', async () => {
   const { tables, run, said, output, place, lockdowns, protection } = setUp();
   await protection.begin();
