@@ -14,11 +14,11 @@ import { concat, readLe32, writeLe32 } from '../bytes.ts';
 const FRAME_MARK = 0xc0;
 const FRAME_VERSION = 1;
 const HEADER_BYTES = 10;
-/** Frames fit the smallest MTU a tunnel may have (1280), whatever the network in between. */
-export const MAX_FRAME_BYTES = 1200;
-const MAX_PART_BYTES = MAX_FRAME_BYTES - HEADER_BYTES;
 /** Every host takes packets of this size (RFC 791 section 3.1): no tunnel is narrower. */
 export const LEAST_MTU = 576;
+/** Frames fit the narrowest tunnel: a lease comes before anything is known of the way. */
+export const MAX_FRAME_BYTES = LEAST_MTU;
+const MAX_PART_BYTES = MAX_FRAME_BYTES - HEADER_BYTES;
 /** Largest body, bytes of JSON. */
 export const MAX_BODY_BYTES = 65_536;
 /** A body whose parts take longer than this is given up, milliseconds. */

@@ -48,9 +48,9 @@ function joinNothing(net: Net, host: string, device: string): Promise<string> {
 }
 
 /** A server whose leases wish 8900 bytes. */
-function startServer(net: Net): Promise<Server> {
+function startServer(net: Net, settings = ''): Promise<Server> {
   const config = join(net.directory, 'server.yaml');
-  writeFileSync(config, 'mtu: 8900\n');
+  writeFileSync(config, `mtu: 8900\n${settings}`);
   return new Server(net).start('--config', config);
 }
 
@@ -124,6 +124,19 @@ test('over a silent hole an upload that begins at once arrives before the search
     // Not one of the seven sizes above what the hole carries was in its way.
     expect(found()).toEqual([1_280]);
     await eventually('the largest size', 30_000, () => fits(found().at(-1), 1_400));
+  });
+});
+
+test('a long lease comes through a hole that nothing is known of yet', async () => {
+  await inNet(['server', 'mid', 'a'], async (net) => {
+    await layWay(net);
+    await dig(net, 'in', 640);
+    net.remember();
+    const routes = Array.from({ length: 100 }, (_, i) => `10.${i + 100}.0.0/16`);
+    const server = await startServer(net, `push: { routes: [${routes.join()}] }\n`);
+    const a = new Client(net, 'a');
+    await a.enrol(await server.invite('a', 1));
+    expect(net.ip('a', 'route', 'show', '10.199.0.0/16')).toContain(a.device()?.name);
   });
 });
 

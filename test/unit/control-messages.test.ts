@@ -79,7 +79,7 @@ describe('control frames', () => {
   it('are split to fit the smallest MTU and come together in any order, with repeats', () => {
     const frames = frameMessage(large, 1);
     expect(frames.length).toBeGreaterThan(2);
-    for (const frame of frames) expect(frame.length).toBeLessThanOrEqual(MAX_FRAME_BYTES);
+    for (const frame of frames) expect(frame.length).toBeLessThanOrEqual(576);
     const [first, ...rest] = frames;
     const order = [...rest.reverse(), rest[0]!, first!];
     expect(feed(new Reassembler(), order)).toEqual({ type: 'message', message: large });
@@ -112,7 +112,8 @@ describe('control frames', () => {
     feed(reassembler, frames.slice(0, -1), 0);
     expect(reassembler.add(frames.at(-1)!, REASSEMBLY_TIME).type).toBe('incomplete');
     const results = frames.map((frame) => reassembler.add(frame, REASSEMBLY_TIME + 1).type);
-    expect(results).toEqual(['incomplete', 'incomplete', 'message', 'incomplete']);
+    const before = frames.slice(2).map(() => 'incomplete');
+    expect(results).toEqual([...before, 'message', 'incomplete']);
   });
 
   it('are bounded, whole and in parts', () => {
