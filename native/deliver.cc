@@ -365,7 +365,10 @@ void Worker::write_failed(size_t frame, int error) {
 
 // ---- ICMP ---------------------------------------------------------------------------------
 
-bool Worker::icmp_allowed() {
+bool Worker::icmp_allowed(IcmpError error) {
+  // Without it its sender goes on in vain, and it is smaller than what it answers: as in the
+  // kernel, path MTU discovery does not wait for a flood of other errors to end.
+  if (error == IcmpError::kTooBig) return true;
   icmp_tokens_ = std::min(kIcmpBurst, icmp_tokens_ + (now_ - icmp_refilled_));
   icmp_refilled_ = now_;
   if (icmp_tokens_ == 0) return false;
@@ -376,7 +379,7 @@ bool Worker::icmp_allowed() {
 void Worker::answer(Peer& peer, IcmpError error, const uint8_t* packet, const Inner& inner,
                     uint32_t mtu) {
   const uint8_t* source = tables_->own_address(inner.kind == Inner::kIpv6);
-  if (source == nullptr || !icmp_allowed()) return;
+  if (source == nullptr || !icmp_allowed(error)) return;
   uint8_t reply[kMaxIcmpBytes + kPadding];
   const size_t n = build_icmp_error(error, packet, inner.length, source, mtu, reply);
   if (n > 0) (void)sender_.send(peer, reply, n, tables_->mtu, now_, sockets());
@@ -385,7 +388,7 @@ void Worker::answer(Peer& peer, IcmpError error, const uint8_t* packet, const In
 // In the name of the address that the packet was for: one from our own address would be refused as
 // a martian by the kernel it is for.
 void Worker::answer_host(IcmpError error, const uint8_t* packet, const Inner& inner, uint32_t mtu) {
-  if (!icmp_allowed()) return;
+  if (!icmp_allowed(error)) return;
   uint8_t reply[kMaxIcmpBytes];
   const size_t n = build_icmp_error(error, packet, inner.length, inner.destination, mtu, reply);
   if (n == 0) return;

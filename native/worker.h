@@ -75,7 +75,7 @@ class Worker {
   static constexpr size_t kRunMessages = 64;
   // Joined writes that fail before joining is given up.
   static constexpr int kJoinFailures = 3;
-  // ICMP answers: bursts of this many, one more each ms.
+  // ICMP answers but kTooBig: bursts of this many, one more each ms.
   static constexpr uint64_t kIcmpBurst = 50;
 
   // Transport messages of one index and one sender, in order of arrival.
@@ -133,7 +133,7 @@ class Worker {
   void to_tun(uint8_t* packet, size_t bytes, bool local);
   void flush_tun();
   void write_failed(size_t frame, int error);
-  [[nodiscard]] bool icmp_allowed();
+  [[nodiscard]] bool icmp_allowed(IcmpError error);
   // `mtu` counts for kTooBig.
   void answer(Peer& peer, IcmpError error, const uint8_t* packet, const Inner& inner, uint32_t mtu);
   void answer_host(IcmpError error, const uint8_t* packet, const Inner& inner, uint32_t mtu);

@@ -122,7 +122,7 @@ function open(name: string, options: SideOptions, aead: OpenOptions['aead']): Ad
     events,
     device: opened.device,
     inject: (packet) => {
-      packets.ask({ op: 'inject', device: opened.device, packet });
+      packets.ask({ op: 'inject', device: opened.device, packets: [packet] });
     },
     collect: () => {
       const all = packets.ask({ op: 'collect', device: opened.device }) as Uint8Array[];
@@ -335,6 +335,21 @@ describe('the addon', () => {
     const [answer] = packets.ask({ op: 'collect', device: a.device }) as [Uint8Array];
     expect([answer[20], answer[21], (answer[26]! << 8) | answer[27]!]).toEqual([3, 4, SMALL]);
     expect(dropped(b, 'tooBig')).toBe(1);
+  });
+
+  test('answers what is too large in a flood of other errors, too', async () => {
+    const { publicKey } = a;
+    const allowedIps = [`${A1}/32`, '10.88.0.0/16'];
+    b.plane.setPeer(PEER, { publicKey, allowedIps, pathMtu: SMALL });
+    const expired = ipPacket(A1, BEHIND_A, 'expired');
+    expired[8] = 1;
+    const flood = [...Array.from({ length: 200 }, () => expired), large(1400, BEHIND_A, false)];
+    packets.ask({ op: 'inject', device: a.device, packets: flood });
+    await settle(a, b);
+    const answers = packets.ask({ op: 'collect', device: a.device }) as Uint8Array[];
+    const types = answers.map((answer) => answer[20]);
+    expect(types.filter((type) => type === 3)).toHaveLength(1);
+    expect(types.filter((type) => type === 11).length).toBeLessThan(200);
   });
 
   test('drops its own datagrams when they are routed into the tunnel they make', async () => {

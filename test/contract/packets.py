@@ -4,7 +4,7 @@ Node has no packet sockets; python3 is on every machine that can build the addon
 written in it). One namespace: tun devices without addresses, and the underlay on lo.
 
   {"op":"watch","devices":["cta0","ctb0"],"port":6000}  from now on; `port`: a's UDP port
-  {"op":"inject","device":"cta0","packet":BYTES}        the host sends an IP packet into a tun
+  {"op":"inject","device":"cta0","packets":[BYTES]}     the host sends IP packets into a tun
   {"op":"collect","device":"ctb0"}                      IP packets that came out of a tun
   {"op":"last"}                                         a's latest datagram, or null
   {"op":"send","to":6001,"datagram":BYTES}              a datagram from another port
@@ -63,10 +63,11 @@ def watch(command):
 
 
 def inject(command):
-    device, packet = command["device"], unpack(command["packet"])
-    kind = ETH_P_IP if packet[0] >> 4 == 4 else ETH_P_IPV6
-    state["sockets"][device].sendto(packet, (device, kind))
-    state["injected"][device] += 1
+    device = command["device"]
+    for packet in [unpack(p) for p in command["packets"]]:
+        kind = ETH_P_IP if packet[0] >> 4 == 4 else ETH_P_IPV6
+        state["sockets"][device].sendto(packet, (device, kind))
+        state["injected"][device] += 1
 
 
 def collect(command):
