@@ -66,13 +66,12 @@ export class Client {
     this.#options = options;
     this.#host = host;
     this.#servers = this.#newServers();
-    const stamps = this.#stampFiles();
     this.#engine = new Engine({
       dataPlane: host.dataPlane,
       clock: host.clock,
       random: randomBytes,
       privateKey: this.#link.privateKey,
-      timestamps: stamps,
+      timestamps: this.#stampFiles(),
       onEvent: (event) => this.#onEvent(event),
     });
     this.#mtu = new TunnelMtu({
@@ -438,6 +437,7 @@ export class Client {
     await this.#link.leases.inForce(async () => {
       const network = this.#network!;
       this.#link.setPeer();
+      this.#engine.setPathMtu(this.#link.id, this.#mtu.below(network));
       this.#engine.configure({ mtu: network.mtu, addresses: innerAddresses(network) });
       const { full, outer: endpoints, nameServers } = this.#link;
       await this.#hostSide?.apply({ network, full, endpoints, nameServers });
@@ -472,7 +472,9 @@ export class Client {
 
   /** Puts back what somebody took from our own device. */
   async #restore(): Promise<void> {
-    if (this.#since !== null) await this.#hostSide?.networkChanged(this.#link.outer);
+    if (this.#since === null) return;
+    await this.#hostSide?.networkChanged(this.#link.outer);
+    this.#probeMtu(false);
   }
 
   async #check(): Promise<void> {

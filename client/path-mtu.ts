@@ -4,6 +4,8 @@
  * swallows it. No I/O and no clock. Servers that know no probes leave the MTU as it was wished.
  */
 
+import { LEAST_MTU } from '../shared/control/messages.ts';
+
 /** What nearly every path carries; a tunnel below it could not have IPv6 (RFC 8200 section 5). */
 export const IPV6_MTU = 1280;
 /** The search ends when it knows the size this closely, bytes. */
@@ -48,7 +50,6 @@ interface Probe {
 export class PathMtu {
   readonly #options: PathMtuOptions;
   #wish = 0;
-  #lowest = 0;
   /** In use; 0: nothing is known. */
   #mtu = 0;
   /** The size in use that the server is known to have been told; 0: none. */
@@ -72,13 +73,12 @@ export class PathMtu {
   }
 
   /**
-   * Begins anew: a session stands, over a new way or with another wish. `lowest`: used whatever
-   * becomes of it; sizes above 1280 are looked for first.
+   * Begins anew: a session stands, over a new way or with another wish, LEAST_MTU or more. Sizes
+   * above 1280 are looked for first.
    */
-  start(wish: number, lowest: number, now: number): void {
+  start(wish: number, now: number): void {
     if (this.#mtu > wish) this.#mtu = 0;
     this.#wish = wish;
-    this.#lowest = lowest;
     this.#ask('small', 0, TRIES.first, now);
   }
 
@@ -152,7 +152,7 @@ export class PathMtu {
   #carried(size: number, now: number): void {
     if (size === 0) {
       // Something comes, but not even the lowest size.
-      this.#found(this.#lowest, now);
+      this.#found(LEAST_MTU, now);
       return;
     }
     // A second answer to the same size.
@@ -199,8 +199,8 @@ export class PathMtu {
 
   /** The size in use first, so that a search which finds no other never takes it back. */
   #sizesBelowWish(): number[] {
-    const sizes = new Set([this.#mtu, IPV6_MTU, this.#lowest]);
-    const asked = [...sizes].filter((size) => size >= this.#lowest && size < this.#wish);
+    const sizes = new Set([this.#mtu, IPV6_MTU, LEAST_MTU]);
+    const asked = [...sizes].filter((size) => size >= LEAST_MTU && size < this.#wish);
     return asked.sort((a, b) => b - a);
   }
 

@@ -5,7 +5,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { toHex } from '../shared/bytes.ts';
-import { hash } from '../shared/noise/crypto.ts';
+import { fingerprint } from '../shared/node-crypto.ts';
 import { type FormerFile, readFormer, restoreFile } from '../shared/system/file-change.ts';
 
 /** The host's. */
@@ -102,7 +102,7 @@ function beforeText(path: string): string {
 }
 
 function sumLine(body: string): string {
-  const digits = toHex(hash(new TextEncoder().encode(body))).slice(0, SUM_DIGITS);
+  const digits = toHex(fingerprint(new TextEncoder().encode(body))).slice(0, SUM_DIGITS);
   return `${SUM}${digits}\n`;
 }
 

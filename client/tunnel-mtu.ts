@@ -47,20 +47,24 @@ export class TunnelMtu {
     return { ...network, mtu };
   }
 
+  /** What the way carries where the device's MTU cannot be as low; null: it is, or nothing is known. */
+  below(network: Network): number | null {
+    return this.#limit < this.of(network).mtu ? this.#limit : null;
+  }
+
   /**
-   * A session stands with `server`, an outer address; `network`: as lease or profile wish it.
-   * `again`: the way is new, though nothing else may be.
+   * A session stands with `server`, an outer address, or the network beneath has changed;
+   * `network`: as lease or profile wish it. `again`: the way is new, though nothing else may be.
    */
   async start(network: Network | null, server: string | null, again: boolean): Promise<void> {
     const link = await this.#linkLimit(server);
     const wish = network?.mtu ?? DEFAULT_MTU;
-    const lowest = lowestOf(network);
-    const upper = Math.max(lowest, Math.min(wish, link));
+    const upper = Math.max(LEAST_MTU, Math.min(wish, link));
     // Smaller at once: what does not fit the link would leave in fragments, or not at all.
     if (upper < Math.min(wish, this.#limit)) this.#limitTo(upper, 'the link to the server carries');
     if (!again && upper === this.#upper) return;
     this.#upper = upper;
-    this.#path.start(upper, lowest, this.#options.now());
+    this.#path.start(upper, this.#options.now());
   }
 
   /** A session was renewed. */
@@ -79,8 +83,10 @@ export class TunnelMtu {
   #limitTo(mtu: number, why: string): void {
     if (mtu === this.#limit) return;
     this.#limit = mtu;
-    this.#options.log.info({ mtu }, `${why} packets of ${mtu} bytes`);
-    this.#options.onChange();
+    const { log, onChange } = this.#options;
+    log.info({ mtu }, `${why} packets of ${mtu} bytes`);
+    if (mtu < IPV6_MTU) log.warn(`IPv6 needs ${IPV6_MTU}: its large packets are lost on this way`);
+    onChange();
   }
 
   async #linkLimit(server: string | null): Promise<number> {
@@ -90,14 +96,15 @@ export class TunnelMtu {
     try {
       const path = await routeTo(server, { mark }, run);
       const link = path && (await readLink(path.device, run));
-      return link ? link.mtu - OVERHEAD[isIPv6(server) ? 6 : 4] : Number.POSITIVE_INFINITY;
+      if (!link) return Number.POSITIVE_INFINITY;
+      return Math.min(link.mtu, path?.mtu ?? link.mtu) - OVERHEAD[isIPv6(server) ? 6 : 4];
     } catch {
       return Number.POSITIVE_INFINITY;
     }
   }
 }
 
-/** Below this the kernel takes the addresses from the device, or hosts may not answer. */
-function lowestOf(network: Network | null): number {
+/** Below this the kernel takes the addresses from the device. */
+function lowestOf(network: Network): number {
   return innerAddresses(network).some(isIPv6) ? IPV6_MTU : LEAST_MTU;
 }

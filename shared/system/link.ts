@@ -37,6 +37,8 @@ export interface Path {
   readonly gateway?: string;
   /** The source address the kernel would choose. */
   readonly source?: string;
+  /** The route has an MTU of its own, which somebody set. */
+  readonly mtu?: number;
 }
 
 interface IpAddressRow {
@@ -53,6 +55,9 @@ interface IpRouteRow {
   gateway?: string;
   prefsrc?: string;
   type?: string;
+  metrics?: readonly { readonly mtu?: number }[];
+  /** Learned, from ICMP errors that anybody may send. */
+  expires?: unknown;
 }
 
 /** Whether there is a link called `name`; asks no program. */
@@ -149,8 +154,10 @@ export async function routeTo(
     const { stdout } = await runner('ip', ['-json', 'route', 'get', bare, ...mark, ...device]);
     const row = (JSON.parse(stdout || '[]') as IpRouteRow[])[0];
     if (!row?.dev || (row.type && row.type !== 'unicast' && row.type !== 'local')) return null;
+    const mtu = row.expires === undefined ? row.metrics?.find((m) => m.mtu)?.mtu : undefined;
     return {
       device: row.dev,
+      ...(mtu ? { mtu } : {}),
       ...(row.gateway ? { gateway: row.gateway } : {}),
       ...(row.prefsrc ? { source: row.prefsrc } : {}),
     };

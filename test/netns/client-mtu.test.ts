@@ -97,6 +97,16 @@ test('silent holes are survived, over a new way, too, and a jumbo underlay is us
     await carriesTcp();
     const big = ['-n', '-c', '1', '-W', '2', '-M', 'do', '-s', '8000', '192.168.1.1'];
     expect((await net.run('b', 'ping', big)).code).toBe(0);
+    // Its own link takes less, then the route does, then both do as before.
+    for (const [change, mtu] of [
+      [['link', 'set', 'eth0', 'mtu', '1400'], 1_340],
+      [['link', 'set', 'eth0', 'mtu', '9000'], 8_900],
+      [['route', 'add', '10.77.2.1', 'dev', 'eth0', 'mtu', '1360'], 1_300],
+      [['route', 'del', '10.77.2.1', 'dev', 'eth0'], 8_900],
+    ] as const) {
+      net.ip('b', ...change);
+      await eventually(change.join(' '), 10_000, async () => (await mtuOf(b)) === mtu);
+    }
 
     // A way that carries less, less than IPv6 would need, takes over under a stream.
     const stream = await startStream(net, 'a', 'server', '192.168.1.1', 8);
@@ -137,6 +147,29 @@ test('a long lease comes through a hole that nothing is known of yet', async () 
     const a = new Client(net, 'a');
     await a.enrol(await server.invite('a', 1));
     expect(net.ip('a', 'route', 'show', '10.199.0.0/16')).toContain(a.device()?.name);
+  });
+});
+
+test('a hole that is too small for IPv6 does not stop IPv4', async () => {
+  await inNet(['server', 'mid', 'a'], async (net) => {
+    await layWay(net);
+    await dig(net, 'in', 1_300);
+    net.remember();
+    const server = await startServer(net, 'network6: fd77::/64\n');
+    const a = new Client(net, 'a');
+    await a.enrol(await server.invite('a', 1));
+    const said = /carries packets of (\d+) bytes/g;
+    const found = () =>
+      [...(a.program?.stderr ?? '').matchAll(said)].map((m) => Number(m[1])).at(-1);
+    await eventually('the largest size', 30_000, () => fits(found(), 1_300));
+    expect(a.program?.stderr).toContain('its large packets are lost on this way');
+    // The device keeps its IPv6 address.
+    expect(await mtuOf(a)).toBe(1_280);
+    expect((await net.run('a', 'ping', ['-n', '-c', '1', '-W', '2', 'fd77::1'])).code).toBe(0);
+    for (const reverse of [false, true]) {
+      const bytes = await transfer(net, 'a', 'server', '192.168.1.1', { seconds: 1, reverse });
+      expect(bytes).toBeGreaterThan(500_000);
+    }
   });
 });
 
