@@ -295,22 +295,23 @@ void Worker::add_relay(Peer& to, uint8_t* packet, size_t bytes) {
   relay_.packet[relay_.count] = packet;
   relay_.bytes[relay_.count] = bytes;
   relay_.count++;
-  relay_.wire_bytes += Sender::wire_bytes(bytes, tables_->mtu);
 }
 
 void Worker::flush_relay() {
   Relay& r = relay_;
   const size_t count = std::exchange(r.count, 0);
-  const size_t bytes = std::exchange(r.wire_bytes, 0);
   if (count == 0) return;
+  const uint32_t mtu = r.to->padding_mtu(tables_->mtu);
+  size_t bytes = 0;
+  for (size_t i = 0; i < count; i++) bytes += Sender::wire_bytes(r.bytes[i], mtu);
   Grant grant;
   switch (r.to->grant(count, bytes, true, now_, &grant)) {
     case Peer::Leave::kGranted:
       for (size_t i = 0; i < count; i++) {
         const uint8_t* packet = r.packet[i];
         const uint8_t ecn = packet[0] >> 4 == 4 ? packet[1] & 3 : (packet[1] >> 4) & 3;
-        sender_.seal(grant, r.packet[i], r.bytes[i], tables_->mtu,
-                     ecn == kCongestionExperienced ? 2 : ecn, sockets());
+        sender_.seal(grant, r.packet[i], r.bytes[i], mtu, ecn == kCongestionExperienced ? 2 : ecn,
+                     sockets());
       }
       return;
     case Peer::Leave::kNoKey:

@@ -237,7 +237,8 @@ bool Device::send_inner(uint32_t id, const uint8_t* packet, size_t bytes) {
   // A keepalive has no bytes, and may have no address either.
   if (bytes > 0) std::memcpy(padded.data(), packet, bytes);
   Grant grant;
-  const uint32_t mtu = tables_->mtu;
+  // A probe for more than the way is known to carry is as large as the packet that it asks for.
+  const uint32_t mtu = std::max(peer->padding_mtu(tables_->mtu), static_cast<uint32_t>(bytes));
   if (peer->grant(1, Sender::wire_bytes(bytes, mtu), bytes != 0, now_ms(), &grant) !=
       Peer::Leave::kGranted) {
     return false;

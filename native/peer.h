@@ -115,6 +115,11 @@ class Peer : public std::enable_shared_from_this<Peer> {
     const uint32_t mtu = path_mtu_.load(std::memory_order_relaxed);
     return v6 ? std::max(mtu, kIpv6Mtu) : mtu;
   }
+  // How far packets are padded at most when they leave a device of this MTU. A router would cut up
+  // what fits the way only without its padding.
+  [[nodiscard]] uint32_t padding_mtu(uint32_t device_mtu) const {
+    return std::min(device_mtu, path_mtu(false));
+  }
   // UDP_SEGMENT failed towards this peer; after a few times it is left out for some minutes.
   void gso_failed(uint64_t now);
 

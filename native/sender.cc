@@ -24,9 +24,10 @@ void Sender::seal(Grant& grant, uint8_t* packet, size_t bytes, uint32_t mtu, uin
 bool Sender::send(Peer& peer, uint8_t* packet, size_t bytes, uint32_t mtu, uint64_t now,
                   const UdpSockets& sockets) {
   Grant grant;
-  switch (peer.grant(1, wire_bytes(bytes, mtu), bytes != 0, now, &grant)) {
+  const uint32_t most = peer.padding_mtu(mtu);
+  switch (peer.grant(1, wire_bytes(bytes, most), bytes != 0, now, &grant)) {
     case Peer::Leave::kGranted:
-      seal(grant, packet, bytes, mtu, 0, sockets);
+      seal(grant, packet, bytes, most, 0, sockets);
       return true;
     case Peer::Leave::kNoKey:
       if (bytes != 0) stage(peer, packet, bytes, mtu, now, sockets);

@@ -218,7 +218,7 @@ void Worker::send_frames(size_t first, size_t last, Peer* peer) {
     for (size_t i = first; i < last; i++) no_route(flight_[i]->splitter);
     return;
   }
-  const uint32_t mtu = tables_->mtu;
+  const uint32_t mtu = peer->padding_mtu(tables_->mtu);
   size_t packets = 0;
   size_t bytes = 0;
   for (size_t i = first; i < last; i++) {

@@ -100,7 +100,6 @@ class Worker {
   // Packets for one other peer that are sent under one grant.
   struct Relay {
     size_t count = 0;
-    size_t wire_bytes = 0;
     Peer* to = nullptr;
     std::array<uint8_t*, kRunMessages> packet;
     std::array<size_t, kRunMessages> bytes;

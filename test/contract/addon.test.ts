@@ -320,6 +320,17 @@ describe('the addon', () => {
     a.inject(large(1004, B1, false));
     await settle(a, b);
     expect(b.collect()).toHaveLength(1);
+    // Nor is there padding beyond it, from the host or from TypeScript; 32 are header and tag.
+    const onWire = () => (packets.ask({ op: 'last' }) as Uint8Array).length - 32;
+    expect(onWire()).toBe(1004);
+    a.inject(large(999, B1, false));
+    await settle(a, b);
+    expect(onWire()).toBe(1004);
+    for (const size of [1004, 1005, 1430]) {
+      a.plane.sendInner(PEER, new Uint8Array(size).fill(0xc0));
+      await settle(a, b);
+      expect(onWire()).toBe(size);
+    }
   });
 
   test('cuts up, or answers, what is larger than the way from peer to peer carries', async () => {

@@ -27,6 +27,11 @@ async function dig(net: Net, device: string, bytes: number): Promise<void> {
   await net.must('mid', 'nft', [['add table ip h;', chain, quiet, ...rules, ...noIcmp].join(' ')]);
 }
 
+const LAST_LINK = [
+  ['mid', 'in'],
+  ['a', 'eth0'],
+] as const;
+
 const end = (host: string, device: string, address: string) => ({
   ...{ host, device, addresses: [address] },
 });
@@ -58,6 +63,16 @@ function startServer(net: Net, settings = ''): Promise<Server> {
 function fits(mtu: number | undefined, carried: number): boolean {
   const most = carried - 60;
   return mtu !== undefined && mtu > most - 16 && mtu <= most;
+}
+
+/** IPv4 fragments that arrived at each host. */
+function fragmentsAt(net: Net, ...hosts: string[]): Promise<number[]> {
+  return Promise.all(
+    hosts.map(async (host) => {
+      const [names, values] = (await net.must(host, 'cat', ['/proc/net/snmp'])).split('\n');
+      return Number(values!.split(' ')[names!.split(' ').indexOf('ReasmReqds')]);
+    }),
+  );
 }
 
 async function mtuOf(client: Client): Promise<number> {
@@ -170,6 +185,25 @@ test('a hole that is too small for IPv6 does not stop IPv4', async () => {
       const bytes = await transfer(net, 'a', 'server', '192.168.1.1', { seconds: 1, reverse });
       expect(bytes).toBeGreaterThan(500_000);
     }
+  });
+});
+
+test('what fills a link of an odd MTU is not cut up, upwards or downwards', async () => {
+  await inNet(['server', 'mid', 'a'], async (net) => {
+    await layWay(net);
+    for (const [host, device] of LAST_LINK) net.ip(host, 'link', 'set', device, 'mtu', '1428');
+    net.remember();
+    const server = await startServer(net);
+    const a = new Client(net, 'a');
+    await a.enrol(await server.invite('a', 1));
+    await eventually('the server knows', 30_000, async () => {
+      return (await server.peer('a')).pathMtu === 1_428 - 60;
+    });
+    const before = await fragmentsAt(net, 'a', 'server');
+    for (const reverse of [false, true]) {
+      await transfer(net, 'a', 'server', '192.168.1.1', { seconds: 1, reverse });
+    }
+    expect(await fragmentsAt(net, 'a', 'server')).toEqual(before);
   });
 });
 
