@@ -25,6 +25,9 @@ const MAX_REQUEST_BYTES = 4096;
 /** A client needs a moment for its host; what it has not confirmed by then is pushed. */
 const CONFIRM_WITHIN = 3_000;
 
+/** Clients probe once a minute; what they say of the way holds so long without, milliseconds. */
+const PATH_MTU_HOLDS = 180_000;
+
 /** What a client that has spoken says it uses. */
 export interface LeaseInUse {
   /** Of the lease it has now; null: it has not said. */
@@ -45,6 +48,8 @@ interface Channel {
   notApplied: readonly string[];
   /** Largest packet that the way carries, as the client says; null: it has not said. */
   pathMtu: number | null;
+  /** When that is forgotten, milliseconds. */
+  pathMtuEnds: number;
 }
 
 export interface ControlServiceOptions {
@@ -80,6 +85,7 @@ export class ControlService {
     } else if (incoming?.type === 'answer' && incoming.answer.type === 'applied') {
       this.#applied(peer, channel, incoming.answer);
     } else if (incoming?.type === 'probe' && incoming.mtu !== undefined) {
+      channel.pathMtuEnds = clock.now() + PATH_MTU_HOLDS;
       this.#tellPathMtu(peer, channel, incoming.mtu);
     } else if (incoming?.type === 'notice' && incoming.notice.type === 'bye') {
       this.forget(peer);
@@ -105,11 +111,12 @@ export class ControlService {
     }
   }
 
-  /** Repeats what is unanswered; the caller calls it every tick. */
+  /** Repeats what is unanswered, forgets what is old; the caller calls it every tick. */
   tick(): void {
     const now = this.#options.clock.now();
     for (const [peer, channel] of this.#channels) {
       channel.exchange.tick(now);
+      if (now >= channel.pathMtuEnds) this.#tellPathMtu(peer, channel, null);
       if (now < channel.pushAt) continue;
       const lease = this.#leaseOf(peer);
       if (lease !== null) this.#push(peer, channel, lease);
@@ -148,8 +155,8 @@ export class ControlService {
         random: this.#options.random,
         maxBodyBytes: MAX_REQUEST_BYTES,
       });
-      const pushAt = Number.POSITIVE_INFINITY;
-      channel = { exchange, sent: null, pushAt, using: null, notApplied: [], pathMtu: null };
+      const never = { pushAt: Number.POSITIVE_INFINITY, pathMtuEnds: Number.POSITIVE_INFINITY };
+      channel = { exchange, sent: null, using: null, notApplied: [], pathMtu: null, ...never };
       this.#channels.set(peer, channel);
     }
     return channel;

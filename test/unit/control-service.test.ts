@@ -155,6 +155,18 @@ describe('ControlService', () => {
     expect(pathMtus).toHaveLength(3);
   });
 
+  it('forgets what the way to a peer carries when nobody says it any more', () => {
+    h.profile(1, 'phone');
+    // As when a stock program takes the key over: the session goes on, without probes.
+    for (const minute of [0, 1, 2, 3, 4]) {
+      if (minute < 2) say(1, { type: 'probe', id: minute, size: 0, mtu: 1300 });
+      service.tick();
+      expect(service.pathMtu(h.idOf(1))).toBe(minute < 4 ? 1300 : null);
+      now += 60_000;
+    }
+    expect(pathMtus).toEqual([1300, null]);
+  });
+
   it('sends nothing to who has not asked: no answer to noise, bye or strangers', () => {
     h.profile(1, 'phone');
     expect(say(1, { type: 'bye' })).toEqual([]);
