@@ -10,6 +10,7 @@ import {
   lstatSync,
   mkdirSync,
   openSync,
+  readdirSync,
   readFileSync,
   readlinkSync,
   renameSync,
@@ -18,11 +19,14 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { dirname } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { z } from 'zod';
 
 /** Largest file that is replaced, bytes: what is kept of it goes into the journal. */
 const MAX_BYTES = 1 << 20;
+
+/** Stands between a path and the process that puts a new file there. */
+const NEW_FILE = '.culvert-';
 
 /** What was at a path. */
 export const formerFile = z.discriminatedUnion('kind', [
@@ -115,10 +119,14 @@ interface Attributes {
   readonly gid: number;
 }
 
-/** By a new file and a rename; in place where `path` cannot be renamed over, as a bind mount. */
+/**
+ * By a new file and a rename; in place where `path` cannot be renamed over, as a bind mount. The new
+ * file is this process's alone: network namespaces share /etc, and have a client each.
+ */
 function put(path: string, content: Buffer, { mode, uid, gid }: Attributes): void {
-  const temporary = `${path}.culvert`;
+  const temporary = `${path}${NEW_FILE}${process.pid}`;
   try {
+    removeLeft(path);
     rmSync(temporary, { force: true });
     const fd = openSync(temporary, 'wx', 0o600);
     try {
@@ -134,6 +142,23 @@ function put(path: string, content: Buffer, { mode, uid, gid }: Attributes): voi
     rmSync(temporary, { force: true });
     if ((error as NodeJS.ErrnoException).code !== 'EBUSY') throw error;
     writeFileSync(path, content);
+  }
+}
+
+/** New files of programs that were killed before they renamed them. */
+function removeLeft(path: string): void {
+  const start = basename(path) + NEW_FILE;
+  for (const name of readdirSync(dirname(path))) {
+    const pid = name.startsWith(start) ? Number(name.slice(start.length)) : 0;
+    if (pid > 0 && !isRunning(pid)) rmSync(join(dirname(path), name), { force: true });
+  }
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code !== 'ESRCH';
   }
 }
 

@@ -202,6 +202,9 @@ export class Net {
     const left: string[] = [];
     try {
       await Promise.all([...this.#programs].reverse().map((program) => program.stop()));
+      for (const program of this.#programs) {
+        if (program.wasSlow) left.push(`killed, as it did not stop: ${program.command}`);
+      }
       for (const host of this.#inside.keys()) {
         left.push(...this.difference(host).map((line) => `${host}: ${line}`));
       }
@@ -210,7 +213,9 @@ export class Net {
     }
     const changes = compareMachineStates(this.#outside, readHostState(null));
     left.push(...changes.map((line) => `machine: ${line}`));
-    if (left.length > 0) throw new Error(`the test left something behind:\n${left.join('\n')}`);
+    if (left.length === 0) return;
+    const what = [...left, '--- programs ---', this.report()].join('\n');
+    throw new Error(`the test left something behind:\n${what}`);
   }
 
   /** Removes everything at once, without checks; also called when the process is ended. */

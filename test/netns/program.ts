@@ -73,6 +73,9 @@ export class Program {
     if (options.input !== undefined) child.stdin?.end(options.input);
   }
 
+  /** stop() had to kill it. */
+  wasSlow = false;
+
   get running(): boolean {
     return this.code === undefined;
   }
@@ -112,12 +115,13 @@ export class Program {
     }
   }
 
-  /** SIGTERM, then SIGKILL after `graceMs`; returns how it ended. */
+  /** SIGTERM, then SIGKILL after `graceMs`, which `wasSlow` tells; returns how it ended. */
   async stop(graceMs = 20_000): Promise<Outcome> {
     this.signal('SIGTERM');
     try {
       return await this.end(graceMs);
     } catch {
+      this.wasSlow = true;
       return this.kill();
     }
   }

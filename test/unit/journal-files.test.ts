@@ -1,4 +1,5 @@
 /** The undo journal and what is no command: files of the host and kernel settings. */
+import { spawnSync } from 'node:child_process';
 import {
   chmodSync,
   chownSync,
@@ -43,6 +44,17 @@ test('a file is replaced and comes back byte for byte, with its mode', async () 
   expect(readFileSync(file)).toEqual(former);
   expect(statSync(file).mode & 0o7777).toBe(0o640);
   expect(readdirSync(folder)).toEqual(['resolv.conf']);
+});
+
+test('the new file of another program is let alone while that runs, and goes when it was killed', async () => {
+  writeFileSync(file, 'before\n');
+  // Network namespaces share /etc, so two may replace the same path at the same moment.
+  const others = [process.ppid, spawnSync('true').pid].map((pid) => `resolv.conf.culvert-${pid}`);
+  for (const name of others) writeFileSync(join(folder, name), 'of another\n');
+  new Journal(path).replaceFile(file, 'ours\n');
+  expect(await reopened().undoAll()).toEqual([]);
+  expect(readFileSync(file, 'utf8')).toBe('before\n');
+  expect(readdirSync(folder)).toEqual(['resolv.conf', others[0]]);
 });
 
 test('a symbolic link comes back as one, what it leads to is not touched', async () => {
