@@ -5,7 +5,7 @@
  */
 import type { Interface } from '../shared/dataplane.ts';
 import { VpnError } from '../shared/errors.ts';
-import { randomBytes } from '../shared/noise/crypto.ts';
+import { randomBytes } from '../shared/node-crypto.ts';
 import { compareTai64n } from '../shared/noise/tai64n.ts';
 import { asVpnError } from '../shared/program.ts';
 import { Engine, type EngineEvent, TICK_MS } from '../shared/session/engine.ts';

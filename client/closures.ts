@@ -8,7 +8,8 @@ import type { Run } from '../shared/system/run.ts';
 import { LOCKDOWN } from './lockdown.ts';
 import { PROTECTION } from './protection.ts';
 
-const STAYS_CLOSED = 'this host stays closed, as it was protected';
+/** Says already that this host is closed, and how to open it. */
+class StillClosed extends VpnError {}
 
 /** Tables that let nothing out but tunnels. Errors: COMMAND_FAILED, COMMAND_MISSING. */
 async function readClosures(run: Run): Promise<string[]> {
@@ -35,10 +36,9 @@ export async function withClosures(
   run: Run,
   isProtected = false,
 ): Promise<unknown> {
-  if (!(error instanceof VpnError)) return error;
+  if (!(error instanceof VpnError) || error instanceof StillClosed) return error;
   const nobodyRuns = error.code === 'NOT_RUNNING';
   if (!nobodyRuns && error.exitCode !== ExitCode.unreachable) return error;
-  if (error.message.includes(STAYS_CLOSED)) return error;
   const tables = await readClosures(run).catch(() => []);
   if (tables.length === 0) return error;
   const text = `${error.message}, and this host is closed: only tunnels lead out (${tables.join(', ')})`;
@@ -50,7 +50,7 @@ export async function withClosures(
 
 /** `reason`, why a client has ended, to who finds his host closed by it and wonders how to open it. */
 export function stillClosed(reason: VpnError): VpnError {
-  const text = `${reason.message}; ${STAYS_CLOSED}`;
+  const text = `${reason.message}; this host stays closed, as it was protected`;
   const hint = `${reason.hint} \`vpn-client cleanup\` opens this host, and so does \`connect\` without --protect; with it the protection is taken over.`;
-  return new VpnError(reason.code, text, { cause: reason, hint });
+  return new StillClosed(reason.code, text, { cause: reason, hint });
 }

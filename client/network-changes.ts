@@ -119,12 +119,7 @@ export function guardTable(device: string): string {
 }
 
 /** Packets for the tunnel's own addresses come from the tunnel alone. */
-export function guard(
-  device: string,
-  addresses: readonly string[],
-): HostChange & {
-  readonly input: string;
-} {
+export function guard(device: string, addresses: readonly string[]): HostChange {
   const table = guardTable(device);
   return {
     what: `packets for ${addresses.join(', ')} only from ${device}`,

@@ -8,7 +8,7 @@ import type { Clock } from '../shared/clock.ts';
 import type { Endpoint, PeerId } from '../shared/dataplane.ts';
 import { VpnError } from '../shared/errors.ts';
 import type { Logger } from '../shared/log.ts';
-import { randomBytes } from '../shared/noise/crypto.ts';
+import { randomBytes } from '../shared/node-crypto.ts';
 import { asVpnError } from '../shared/program.ts';
 import type { Engine, EngineEvent, PeerStatus } from '../shared/session/engine.ts';
 import {

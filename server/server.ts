@@ -10,7 +10,7 @@ import type { DismissalReason } from '../shared/control/messages.ts';
 import type { Interface, PeerId } from '../shared/dataplane.ts';
 import { VpnError } from '../shared/errors.ts';
 import type { Logger } from '../shared/log.ts';
-import { randomBytes } from '../shared/noise/crypto.ts';
+import { randomBytes } from '../shared/node-crypto.ts';
 import { Engine, type EngineEvent, TICK_MS } from '../shared/session/engine.ts';
 import { addAddress, bringUp } from '../shared/system/link.ts';
 import { type LocalSocket, serveLocalSocket } from '../shared/system/local-socket.ts';

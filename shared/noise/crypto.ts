@@ -1,6 +1,6 @@
 /**
  * The primitives of the handshake, over the addon (native/addon_primitives.cc), which is loaded
- * when the first of them is used: random bytes, X25519, BLAKE2s-256 with its key derivation, ChaCha20-Poly1305.
+ * when the first of them is used: fresh keys, X25519, BLAKE2s-256 with its key derivation, ChaCha20-Poly1305.
  * Knows nothing of Noise or of messages; the data plane has its own transport AEAD.
  */
 import { loadAddon } from '../../native/load.ts';
@@ -43,13 +43,6 @@ const primitives = () => loadAddon() as Primitives;
 /** RFC 7748 section 4.1. */
 const BASE_POINT = Uint8Array.of(9, ...new Uint8Array(DH_BYTES - 1));
 
-/** Up to 256 bytes from the kernel's random source. */
-export function randomBytes(count: number): Uint8Array {
-  const out = new Uint8Array(count);
-  expectDone(primitives().random(out));
-  return out;
-}
-
 /** A private key with its public half. No print and no JSON shows it; `wipe` ends it. */
 export class DhPrivate {
   /** 32 bytes; a copy nobody else writes to. */
@@ -82,7 +75,7 @@ export class DhPrivate {
 
 /** A fresh key pair. */
 export function generateDh(): DhPrivate {
-  return new DhPrivate((bytes) => primitives().random(bytes));
+  return new DhPrivate((bytes) => expectDone(primitives().random(bytes)));
 }
 
 /** A copy of 32 private bytes. */

@@ -7,7 +7,7 @@ import { bootClock, createDataPlane } from '../../native/index.ts';
 import { wipe } from '../bytes.ts';
 import { VpnError } from '../errors.ts';
 import type { Logger } from '../log.ts';
-import { randomBytes } from '../noise/crypto.ts';
+import { randomBytes } from '../node-crypto.ts';
 import { Engine, type EngineEvent, TICK_MS } from '../session/engine.ts';
 import { hasLink, setMtuArgs } from '../system/link.ts';
 import { run } from '../system/run.ts';

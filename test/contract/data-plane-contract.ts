@@ -6,20 +6,17 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { generatePrivateKey, publicKeyOf } from '../../keys/keypair.ts';
 import {
   type DataPlaneEvent,
-  DROP_REASONS,
-  type DropReason,
   PeerColumn,
+  type PeerConfig,
   type PeerId,
   STATS_COLUMNS,
 } from '../../shared/dataplane.ts';
 import { formatInitiation, formatResponse } from '../../shared/noise/messages.ts';
 import { ipPacket, payloadText } from '../sim/inner-packet.ts';
-import type { MakePair, Pair, Side, SideOptions } from './pair.ts';
+import { type MakePair, type Pair, type Side, type SideOptions, stats } from './pair.ts';
 
-const A1 = '10.77.0.1';
-const B1 = '10.77.0.2';
-const A6 = 'fd77::1';
-const B6 = 'fd77::2';
+const [A1, B1] = ['10.77.0.1', '10.77.0.2'];
+const [A6, B6] = ['fd77::1', 'fd77::2'];
 const B = 1 as PeerId; // the peer as seen by a
 const A = 1 as PeerId; // the peer as seen by b
 const C = 2 as PeerId;
@@ -81,17 +78,6 @@ export function dataPlaneContract(name: string, make: MakePair): void {
     const events = (side: Side, type: DataPlaneEvent['type']) =>
       side.events.filter((e) => e.type === type);
     const texts = (side: Side) => side.collect().map(payloadText);
-    const stats = (side: Side, peer: PeerId | 0) => {
-      const rows = new BigUint64Array(8 * STATS_COLUMNS);
-      const count = side.plane.readStats(rows);
-      for (let row = 0; row < count; row++) {
-        if (rows[row * STATS_COLUMNS] !== BigInt(peer)) continue;
-        const get = (column: number) => Number(rows[row * STATS_COLUMNS + column]);
-        const drops = (reason: DropReason) => get(PeerColumn.drops + DROP_REASONS.indexOf(reason));
-        return { get, drops };
-      }
-      throw new Error(`no row of peer ${peer}`);
-    };
 
     test('packets wait for a key, the bell rings once, and they leave in order', async () => {
       for (const text of ['1', '2', '3']) a.inject(ipPacket(A1, B1, text));
@@ -320,25 +306,23 @@ export function dataPlaneContract(name: string, make: MakePair): void {
     test('packets larger than the way to a peer carries are not sent there', async () => {
       await connected();
       const inject = async (bytes: number) => {
-        const [sent, before] = [ipPacket(A6, B6, new Uint8Array(bytes - 40)), tooBig()];
-        a.inject(sent);
+        const before = tooBig();
+        a.inject(ipPacket(A6, B6, new Uint8Array(bytes - 40)));
         await pair.settle();
-        const got = b.collect().map((packet) => packet.length);
-        return tooBig() > before ? 'too big' : got[0];
+        const [got] = b.collect();
+        return tooBig() > before ? 'too big' : got?.length;
       };
       const tooBig = () => stats(a, B).drops('tooBig');
-      const limit = (pathMtu?: number | null) => {
-        const { publicKey } = b;
-        a.plane.setPeer(B, { publicKey, allowedIps: [`${B6}/128`], pathMtu: pathMtu as number });
-      };
-      limit(1300);
+      const limit = (change: Pick<PeerConfig, 'pathMtu'>) =>
+        a.plane.setPeer(B, { publicKey: b.publicKey, allowedIps: [`${B6}/128`], ...change });
+      limit({ pathMtu: 1300 });
       expect([await inject(1300), await inject(1301)]).toEqual([1300, 'too big']);
-      limit();
+      limit({});
       expect([await inject(1300), await inject(1301)]).toEqual([1300, 'too big']);
       // Every path has to carry this much (RFC 8200 section 5).
-      limit(600);
+      limit({ pathMtu: 600 });
       expect([await inject(1280), await inject(1281)]).toEqual([1280, 'too big']);
-      limit(null);
+      limit({ pathMtu: null });
       expect(await inject(1301)).toBe(1301);
     });
 

@@ -1,10 +1,15 @@
-/** What the contract needs around two data planes: a way in, a way out, and time. */
+/** What the contract needs around two data planes: a way in, a way out, statistics, and time. */
 import type { PublicKey } from '../../keys/keypair.ts';
-import type {
-  ClientToClient,
-  DataPlane,
-  DataPlaneEvent,
-  Endpoint,
+import {
+  type ClientToClient,
+  type DataPlane,
+  type DataPlaneEvent,
+  DROP_REASONS,
+  type DropReason,
+  type Endpoint,
+  PeerColumn,
+  type PeerId,
+  STATS_COLUMNS,
 } from '../../shared/dataplane.ts';
 
 /** One open data plane and its host side. */
@@ -42,3 +47,16 @@ export interface Pair {
 }
 
 export type MakePair = (a: SideOptions, b: SideOptions) => Promise<Pair>;
+
+/** The row of a peer as it is now, of the device for 0; of eight rows at most. */
+export function stats(side: Side, peer: PeerId | 0) {
+  const rows = new BigUint64Array(8 * STATS_COLUMNS);
+  const count = side.plane.readStats(rows);
+  for (let row = 0; row < count; row++) {
+    if (rows[row * STATS_COLUMNS] !== BigInt(peer)) continue;
+    const get = (column: number) => Number(rows[row * STATS_COLUMNS + column]);
+    const drops = (reason: DropReason) => get(PeerColumn.drops + DROP_REASONS.indexOf(reason));
+    return { get, drops };
+  }
+  throw new Error(`no row of peer ${peer}`);
+}
