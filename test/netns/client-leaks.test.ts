@@ -217,7 +217,8 @@ test('a full tunnel whose rules somebody removes is whole again', async () => {
       await remove();
       await eventually(`removal ${at} is put right`, 10_000, async () => (await read()) === whole);
     }
-    expect(client.program?.stderr).toContain('removed or changed our nftables rules');
+    // Said when they are back.
+    await client.program?.says(/removed or changed our nftables rules/);
     const capture = await captureClear(net);
     expect(await net.reaches('a', TARGET)).toBe(true);
     expect(summary(await capture.stop())).toEqual([]);
