@@ -436,11 +436,12 @@ export class Client {
     if (this.#network === null) return;
     await this.#link.leases.inForce(async () => {
       const network = this.#network!;
-      this.#link.setPeer();
-      this.#engine.setPathMtu(this.#link.id, this.#mtu.below(network));
-      this.#engine.configure({ mtu: network.mtu, addresses: innerAddresses(network) });
       const { full, outer: endpoints, nameServers } = this.#link;
-      await this.#hostSide?.apply({ network, full, endpoints, nameServers });
+      await this.#hostSide?.apply({ network, full, endpoints, nameServers }, () => {
+        this.#link.setPeer();
+        this.#engine.setPathMtu(this.#link.id, this.#mtu.below(network));
+        this.#engine.configure({ mtu: network.mtu, addresses: innerAddresses(network) });
+      });
       this.#link.input({ type: 'applied', text: network.addresses.join(', ') || 'none' });
       return this.#applyDns();
     });

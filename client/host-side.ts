@@ -166,15 +166,18 @@ export class HostSide {
     return this.#setup.isFull;
   }
 
-  /** Makes the host look like `wish`. Errors: those of NetworkSetup.apply(), COMMAND_MISSING, HOST_REFUSED. */
-  async apply(wish: Wish): Promise<void> {
+  /**
+   * Makes the host look like `wish`; `accepted` as in NetworkSetup.apply(). Errors: those of
+   * NetworkSetup.apply(), COMMAND_MISSING, HOST_REFUSED.
+   */
+  async apply(wish: Wish, accepted: () => void): Promise<void> {
     this.#wish = wish;
     const { nameServers } = wish;
     const { addresses: own, routes } = wish.network;
     const addresses = innerAddresses(wish.network);
     const ranges = [...own.map((cidr) => networkText(parseCidr(cidr)!)), ...routes];
     await this.#protection?.set({ addresses, ranges, nameServers });
-    await this.#setup.apply(wish);
+    await this.#setup.apply(wish, accepted);
     if (this.#protection?.state === 'connecting') this.#protection.follow('connected');
     this.#tellClashes();
   }

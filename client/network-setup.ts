@@ -162,11 +162,13 @@ export class NetworkSetup {
   }
 
   /**
-   * Makes the host look like `wish`. Errors: COMMAND_FAILED, NETWORK_CLASH; what was done until then
-   * stays in the journal and is undone by undo().
+   * Makes the host look like `wish`. `accepted` is called before the first change, once it is known
+   * that the host's own networks allow it: a lease that they forbid disturbs no packet. Errors:
+   * COMMAND_FAILED, NETWORK_CLASH; what was done until then stays in the journal and is undone by
+   * undo().
    */
-  apply(wish: Wish): Promise<void> {
-    return this.#inTurn(() => this.#apply(wish));
+  apply(wish: Wish, accepted: () => void = () => {}): Promise<void> {
+    return this.#inTurn(() => this.#apply(wish, accepted));
   }
 
   #inTurn<T>(piece: () => Promise<T>): Promise<T> {
@@ -175,10 +177,11 @@ export class NetworkSetup {
     return done;
   }
 
-  async #apply(wish: Wish): Promise<void> {
+  async #apply(wish: Wish, accepted: () => void = () => {}): Promise<void> {
     const { journal } = this.#options;
     const wanted = await this.plan(wish);
     this.#refuseTaken(wish.network);
+    accepted();
     const { mtu } = wish.network;
     if (mtu !== this.#mtu) {
       // The device is ours and goes with this process: its MTU and state need no undo.

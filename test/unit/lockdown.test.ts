@@ -105,7 +105,7 @@ test('that cannot be closed when its client ends is named, and all the rest is u
   await host.prepare(false);
   await host.opened(4242);
   const network = { addresses: ['10.8.0.2/24'], mtu: 1420, routes: [], serverAddress: null };
-  await host.apply({ network, full: false, endpoints: [], nameServers: [] });
+  await host.apply({ network, full: false, endpoints: [], nameServers: [] }, () => {});
   broken = true;
   await host.undo();
   expect(logged).toEqual([`could not undo: what ${TABLE} lets this client alone do`]);
