@@ -1,9 +1,12 @@
 import { defineConfig } from 'vitest/config';
 
-/** Namespace tests need root and mostly wait; three at a time. */
+/** Namespace tests need root. */
 const NETNS = ['test/netns/**/*.test.ts', 'test/wire/**/*.test.ts', 'test/contract/addon*.test.ts'];
 const SOAK = ['test/soak/**/*.test.ts'];
 const SYSTEM = ['test/system/**/*.test.ts'];
+
+/** Files at a time: many tests wait, and every file is a process that has to start. */
+const AT_ONCE = 3;
 
 export default defineConfig({
   test: {
@@ -13,6 +16,7 @@ export default defineConfig({
           name: 'unit',
           include: ['test/**/*.test.ts'],
           exclude: [...NETNS, ...SOAK, ...SYSTEM],
+          maxWorkers: AT_ONCE,
           testTimeout: 60_000,
           sequence: { groupOrder: 0 },
         },
@@ -22,7 +26,7 @@ export default defineConfig({
           name: 'netns',
           include: NETNS,
           pool: 'forks',
-          maxWorkers: 3,
+          maxWorkers: AT_ONCE,
           // Every wait in them has a bound of its own: these end only what hangs.
           testTimeout: 400_000,
           hookTimeout: 120_000,

@@ -6,11 +6,10 @@ import { pathToFileURL } from 'node:url';
 import { inRoot } from './steps.mjs';
 import { runJobs, selftest, summary, tool, vitest } from './tally.mjs';
 
-/** The jobs of the check; scripts/test.mjs runs them too. */
-export function checkJobs() {
+/** The jobs that need neither the addon nor SQLite. */
+export function firstJobs() {
   return [
     selftest('native selftest', []),
-    vitest('unit'),
     tool('types', inRoot('node_modules/typescript/bin/tsc'), ['--noEmit', '-p', '.']),
     tool('types of tests', inRoot('node_modules/typescript/bin/tsc'), ['--noEmit', '-p', 'test']),
     tool('format and lint', inRoot('node_modules/@biomejs/biome/bin/biome'), ['check']),
@@ -18,6 +17,9 @@ export function checkJobs() {
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1]).href) {
-  const tally = await runJobs(checkJobs(), Math.min(2, availableParallelism()));
+  const tally = await runJobs(
+    [vitest('unit'), ...firstJobs()],
+    Math.min(2, availableParallelism()),
+  );
   process.exit(summary(tally));
 }

@@ -27,20 +27,30 @@ const PACKAGES = [
 /** The one of the two that this node loads: server/store/database.ts. */
 const SQLITE = Number(process.versions.napi) >= 10 ? 'better-sqlite3' : 'better-sqlite3-node20';
 
-/** Does all steps, with `more` Debian packages; throws with what to do when one cannot be done. */
-export async function setup(more = []) {
+/** Does all steps; throws with what to do when one cannot be done. */
+export async function setup() {
   const from = performance.now();
+  await install();
+  await compile();
+  say(`ready after ${since(from)}`);
+}
+
+/** The packages, with `more` of Debian; throws as setup(). */
+export async function install(more = []) {
   checkNode();
   await installDebianPackages([...PACKAGES, ...more]);
   await installNpmPackages();
-  await buildSqlite();
-  await step('build', () => must(process.execPath, [inRoot('scripts/build.mjs')]));
   if (!existsSync('/dev/net/tun')) {
     say(
       'note: /dev/net/tun is missing; try `modprobe tun`, or --device /dev/net/tun in a container',
     );
   }
-  say(`ready after ${since(from)}`);
+}
+
+/** What is made from them and from this checkout; throws as setup(). */
+export async function compile() {
+  await buildSqlite();
+  await step('build', () => must(process.execPath, [inRoot('scripts/build.mjs')]));
 }
 
 function checkNode() {

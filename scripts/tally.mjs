@@ -56,21 +56,30 @@ export function selftest(name, flags) {
 
 /** Runs the jobs, `atOnce` at a time in their order; prints each when it ends. */
 export async function runJobs(jobs, atOnce) {
-  const total = { passed: 0, failed: 0 };
+  const tallies = [];
   const waiting = [...jobs];
   const worker = async () => {
     for (let job = waiting.shift(); job; job = waiting.shift()) {
       const from = performance.now();
       const { passed, failed, output, failures = [] } = await job.work();
-      total.passed += passed;
-      total.failed += failed;
+      tallies.push({ passed, failed });
       if (failed > 0) console.log([output.trimEnd(), ...failures].join('\n'));
       const mark = failed > 0 ? 'FAILED' : 'ok';
       console.log(`${mark}: ${job.name}: ${passed} passed, ${failed} failed in ${since(from)}`);
     }
   };
   await Promise.all(Array.from({ length: atOnce }, worker));
-  return total;
+  return total(...tallies);
+}
+
+/** Several tallies as one. */
+export function total(...tallies) {
+  const sum = { passed: 0, failed: 0 };
+  for (const { passed, failed } of tallies) {
+    sum.passed += passed;
+    sum.failed += failed;
+  }
+  return sum;
 }
 
 /** Prints the last line; returns the exit code. */

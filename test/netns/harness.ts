@@ -11,6 +11,7 @@ import {
   compareHostStates,
   compareMachineStates,
   type HostState,
+  inside,
   ownFiles,
   readHostState,
 } from './host-state.ts';
@@ -64,8 +65,13 @@ export class Net {
       // `ip netns exec` binds it over /etc/resolv.conf: programs in here leave the machine's alone.
       mkdirSync(ownFiles(name), { recursive: true });
       copyFileSync('/etc/resolv.conf', join(ownFiles(name), 'resolv.conf'));
-      this.#sysctl(name, 'net.ipv6.conf.all.accept_dad=0', 'net.ipv6.conf.default.accept_dad=0');
-      this.#sysctl(name, 'net.ipv6.conf.all.accept_ra=0', 'net.ipv6.conf.default.accept_ra=0');
+      const settings = [
+        'all.accept_dad',
+        'default.accept_dad',
+        'all.accept_ra',
+        'default.accept_ra',
+      ];
+      this.#sysctl(name, ...settings.map((setting) => `net.ipv6.conf.${setting}=0`));
       ip('-n', name, 'link', 'set', 'lo', 'up');
     }
   }
@@ -228,7 +234,7 @@ export class Net {
   }
 
   #sysctl(namespace: string, ...settings: string[]): void {
-    ip('netns', 'exec', namespace, 'sysctl', '-q', '-w', ...settings);
+    inside(namespace, 'sysctl', ['-q', '-w', ...settings]);
   }
 }
 
