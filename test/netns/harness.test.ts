@@ -47,6 +47,7 @@ test('every kind of trace that is left behind fails the test', async () => {
     ['route', (net) => net.ip('a', 'route', 'add', '10.9.0.0/16', 'via', '10.77.1.1')],
     ['rule', (net) => net.ip('a', 'rule', 'add', 'fwmark', '7', 'table', '7')],
     ['nft', (net) => net.must('a', 'nft', ['add table ip left'])],
+    ['sysctl', (net) => net.sysctl('a', 'net.ipv4.conf.eth0.forwarding=1')],
   ];
   for (const [subject, leave] of traces) {
     const net = new Net(['server', 'a']);
