@@ -78,6 +78,8 @@ export interface Wish {
   readonly nameServers: readonly string[];
 }
 
+/** So often a client chooses its numbers, while others that begin choose the same. */
+const MOST_CHOICES = 5;
 const NOTHING: Overlap = { ranges: [], kept: [], smaller: [], clashes: [], taken: [] };
 
 export class NetworkSetup {
@@ -177,7 +179,7 @@ export class NetworkSetup {
     return done;
   }
 
-  async #apply(wish: Wish, accepted: () => void = () => {}): Promise<void> {
+  async #apply(wish: Wish, accepted: () => void = () => {}, choices = MOST_CHOICES): Promise<void> {
     const { journal } = this.#options;
     const wanted = await this.plan(wish);
     this.#refuseTaken(wish.network);
@@ -203,7 +205,17 @@ export class NetworkSetup {
     );
     for (const change of wanted) {
       if (this.#applied.has(change.what)) continue;
-      this.#applied.set(change.what, await journal.apply(change).catch(explain(change)));
+      try {
+        this.#applied.set(change.what, await journal.apply(change));
+      } catch (error) {
+        if (choices === 1 || !isThere(error) || !this.#isNumbered(change)) {
+          throw explain(change, error);
+        }
+        // A client that began at the same moment chose the same numbers.
+        this.#numbers = null;
+        await this.#apply(wish, undefined, choices - 1);
+        break;
+      }
       // The guard is the only script.
       if (change.input === undefined) continue;
       await this.#guard.written(change.input);
@@ -212,6 +224,12 @@ export class NetworkSetup {
     if (losesAddress) await this.#again(routes);
     const { carried, blocked } = familiesOf(wish.network, wish.full);
     this.#full = this.#options.traffic.netns === null ? [...carried, ...blocked] : [];
+  }
+
+  /** It has one of the numbers that this client chose. */
+  #isNumbered({ apply }: HostChange): boolean {
+    const { table, overlapTable } = this.#numbers ?? {};
+    return apply.includes('rule') || [table, overlapTable].includes(Number(apply.at(-1)));
   }
 
   /**
@@ -380,15 +398,17 @@ export class NetworkSetup {
   }
 }
 
+function isThere(error: unknown): boolean {
+  return commandFailure(error)?.stderr.includes('File exists') === true;
+}
+
 /** Another tunnel may have the same network; the kernel's words do not say so. */
-function explain({ what }: HostChange): (error: unknown) => never {
-  return (error) => {
-    if (!commandFailure(error)?.stderr.includes('File exists')) throw error;
-    throw new VpnError('NETWORK_CLASH', `the ${what} is on this host already`, {
-      cause: error,
-      hint: 'Another tunnel or program has it: end that one (`vpn-client status`, `ip route`), or connect with --netns NAME.',
-    });
-  };
+function explain({ what }: HostChange, error: unknown): unknown {
+  if (!isThere(error)) return error;
+  return new VpnError('NETWORK_CLASH', `the ${what} is on this host already`, {
+    cause: error,
+    hint: 'Another tunnel or program has it: end that one (`vpn-client status`, `ip route`), or connect with --netns NAME.',
+  });
 }
 
 function overlapOf({ network, endpoints }: Wish, view: HostView): Overlap {

@@ -1,5 +1,6 @@
 /** `vpn-client connect --plan`: what a connection would change on this host; changes nothing. */
 import { existsSync, realpathSync } from 'node:fs';
+import { isIP } from 'node:net';
 import { resolve } from 'node:path';
 import { publicKeyOf } from '../keys/keypair.ts';
 import { ExitCode } from '../shared/errors.ts';
@@ -129,7 +130,10 @@ export async function showPlan(request: PlanRequest, output: Output): Promise<Ex
     const up = bringUpArgs(device, mtu, forwards(traffic.netns));
     const command: Command = ['ip', ...where, ...up];
     steps.push({ what: `MTU ${mtu} on ${device}`, command, input: null, undo: null, stays: false });
-    const changes = await setup.plan({ network, full, endpoints: [], nameServers: dns.servers });
+    // A name is looked up with the connection.
+    const outer = endpoints.slice(0, 1).flatMap(({ host }) => (isIP(host) === 0 ? [] : [host]));
+    const wish = { network, full, endpoints: outer, nameServers: dns.servers };
+    const changes = await setup.plan(wish);
     steps.push(...changes.map((change) => stepOf(change)));
     const names = new Dns(dnsOptions({ device, journal, run }, traffic.netns, ownerMark(place)));
     const told = await names.plan(dns);

@@ -299,6 +299,36 @@ test('a network that fails half way is undone as far as it came', async () => {
   ]);
 });
 
+test('numbers that another client took at the same moment are chosen anew', async () => {
+  const host = new FakeHost();
+  const theirs = { priority: 32_764, table: 'main' };
+  let isThere = false;
+  host.answer = (line) => {
+    if (line.includes('rule show')) return JSON.stringify(isThere ? [theirs] : []);
+    if (!/rule add priority 32764 .*main/.test(line)) return '';
+    isThere = true;
+    throw failed('RTNETLINK answers: File exists');
+  };
+  const setup = setupOn(host);
+  await setup.apply({ ...wish(), full: true });
+  const rules = host.ran.filter((line) => /^ip -4 rule add/.test(line));
+  expect(rules.map((line) => line.split(' ')[5])).toEqual(['32764', '32762', '32763']);
+  expect(host.ran.filter((line) => line.includes('rule del'))).toEqual([]);
+  host.ran.length = 0;
+  expect(await setup.undo()).toEqual([]);
+  const undone = host.ran.filter((line) => /^ip -4 rule/.test(line));
+  expect(undone.map((line) => line.split(' ')[5])).toEqual(['32763', '32762']);
+});
+
+test('rules that are there whatever the numbers end the attempt', async () => {
+  const host = new FakeHost();
+  host.answer = (line) => {
+    if (line.includes('rule add')) throw failed('RTNETLINK answers: File exists');
+    return line.includes('show') ? '[]' : '';
+  };
+  expect(await codeOf(setupOn(host).apply({ ...wish(), full: true }))).toBe('NETWORK_CLASH');
+});
+
 test('routes go to the table of the profile', async () => {
   const host = new FakeHost();
   const setup = setupOn(host);

@@ -92,6 +92,21 @@ test('the plan shows every server, and a remembered lease as one', async () => {
   expect(text).toContain('if no server before it answers: b.example:6000, as it leases it');
 });
 
+test('the plan of a profile whose ranges contain its server keeps that one outside', async () => {
+  const file = join(folder, 'office.conf');
+  const lines = [
+    ...['[Interface]', `PrivateKey = ${keyToBase64(generatePrivateKey())}`],
+    ...['Address = 10.99.1.2/24', '[Peer]'],
+    `PublicKey = ${keyToBase64(publicKeyOf(generatePrivateKey()))}`,
+    ...['AllowedIPs = 203.0.113.0/24', 'Endpoint = 203.0.113.9:6000', ''],
+  ];
+  writeFileSync(file, lines.join('\n'), { mode: 0o600 });
+  const { facts } = await plan(file);
+  const whats = facts.steps.map(({ what }) => what).join('\n');
+  expect(whats).toMatch(/^203\.0\.113\.9 stays outside the tunnel, table \d+$/m);
+  expect(whats).toMatch(/^route 203\.0\.113\.0\/24 through cvc0, table \d+$/m);
+});
+
 test('a lease is written down as it came, and one that is damaged is none', () => {
   const { directory } = remember('a.example');
   expect(rememberedLease(directory)).toBeNull();
