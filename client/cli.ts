@@ -1,7 +1,9 @@
 #!/usr/bin/env node
 /** vpn-client: argv, environment and exit code; the commands are commands.ts. */
 import { keepHeapSmall } from '../shared/small-heap.ts';
+import { forbidDebugger } from '../shared/system/debugger.ts';
 
+forbidDebugger();
 // Before the imports that fill the heap.
 keepHeapSmall();
 const { createProgram } = await import('./commands.ts');

@@ -12,7 +12,10 @@ import type { Environment, Surroundings } from '../shared/program.ts';
 import type { Place } from './place.ts';
 import { answering, readStatus } from './running.ts';
 
-const FORWARDED = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+const FORWARDED = [
+  ...(['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const),
+  ...(['SIGUSR1', 'SIGUSR2'] as const),
+];
 
 /** Option parser for the name of a namespace: a file name of moderate length. */
 export function namespaceName(text: string): string {

@@ -11,6 +11,7 @@ import { type ErrorCode, ExitCode, VpnError } from '../errors.ts';
 import { createLogger, type LogLevel, parseLogLevel } from '../log.ts';
 import { asVpnError, programVersion, reportError } from '../program.ts';
 import { keepHeapSmall } from '../small-heap.ts';
+import { forbidDebugger } from '../system/debugger.ts';
 import { giveBackRegularly } from '../system/give-back.ts';
 import { deviceNameError } from '../system/link.ts';
 import { startDevice } from './server.ts';
@@ -131,5 +132,6 @@ async function main(): Promise<number> {
   }
 }
 
+forbidDebugger();
 keepHeapSmall();
 process.exitCode = await main();

@@ -131,6 +131,12 @@ test('a tunnel in a namespace changes nothing outside, and programs run in it', 
     expect(exec('ping', '-n', '-c', '1', '-W', '1', '10.77.1.2').status).not.toBe(0);
     expect(exec('--netns', name, 'sh', '-c', 'exit 42').status).toBe(42);
     expect(exec('sh', '-c', 'kill -TERM $$').status).toBe(143);
+    const waits =
+      'trap "exit 7" USR1; kill -USR1 $PPID; for i in 1 2 3 4 5 6 7 8 9; do sleep 0.2; done';
+    expect(exec('sh', '-c', waits).status).toBe(7);
+    // No debugger of node opens on 127.0.0.1:9229.
+    program.signal('SIGUSR1');
+    server.program?.signal('SIGUSR1');
     // Its files are the caller's.
     const umask = process.umask().toString(8).padStart(4, '0');
     expect(exec('sh', '-c', 'umask').stdout.trim()).toBe(umask);
@@ -142,6 +148,9 @@ test('a tunnel in a namespace changes nothing outside, and programs run in it', 
       env: { ...process.env, SUDO_UID: '65534', SUDO_GID: '65534' },
     });
     expect(asUser.stdout.trim()).toBe('65534');
+    for (const host of ['a', 'server']) {
+      expect(await net.must(host, 'cat', ['/proc/net/tcp'])).not.toMatch(/0100007F:240D /);
+    }
     expect((await program.stop()).code).toBe(143);
     expect(existsSync(`/run/netns/${name}`)).toBe(false);
     expect(exec('true').status).toBe(3);
