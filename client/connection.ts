@@ -253,7 +253,8 @@ export class Connection {
       const most = this.#wasReady ? RESOLVE_AGAIN_MS.most : RESOLVE_AGAIN_MS.first;
       this.#resolveAt = now + Math.min(pause, most) * (1 + this.#random() / 4);
       // Our own name servers may be behind the tunnel that is down: what was known may do.
-      if (this.#lost && this.#addresses.length > 0) this.#aimAtNext(now);
+      const idle = this.#lost && this.#addresses.length > 0 && !this.#isInTurn(now);
+      if (idle) this.#aimAtNext(now);
       return;
     }
     this.#failedLookUps = 0;
@@ -264,8 +265,13 @@ export class Connection {
       this.#stage('resolve', [...new Set(found.map((e) => e.address))].join(', '));
       this.#stage('reach', ways.join(', '));
     }
-    // After a silence another address comes first, if there is one.
     const at = found.findIndex((e) => e.address === current?.address && e.port === current.port);
+    // An answer may be on its way to one whose time has just begun.
+    if (at >= 0 && this.#isInTurn(now)) {
+      this.#addressAt = at;
+      return;
+    }
+    // After a silence another address comes first, if there is one.
     this.#addressAt = (at + 1) % found.length;
     this.#aim(now);
   }
@@ -286,6 +292,11 @@ export class Connection {
       this.#nextIdentityAt = now + IDENTITY_DWELL_MS;
     }
     this.#act({ type: 'aim', endpoint, identity: this.#identity });
+  }
+
+  /** The address in use is one of several, and has some of its time left to answer. */
+  #isInTurn(now: number): boolean {
+    return this.#nextAddressAt !== Number.POSITIVE_INFINITY && now < this.#nextAddressAt;
   }
 
   #dwell(): number {

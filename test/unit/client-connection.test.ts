@@ -142,6 +142,31 @@ test('several addresses are tried in turns, 1 s each at first, then 2.5 s', () =
   expect(run.wait(250)).toEqual(['aim fd00::1 own']);
 });
 
+test('an address whose time has just begun keeps it, though the name is looked up meanwhile', () => {
+  const run = new Run();
+  const attempt: Input = { type: 'attempt' };
+  run.feed({ type: 'start' }, found(A, B), attempt);
+  expect(run.wait(1_000)).toEqual(['aim fd00::1 own']);
+  expect(run.feed(attempt)).toEqual(['resolve']);
+  expect(run.feed(found(A, B))).toEqual([]);
+  expect(run.wait(750)).toEqual([]);
+  expect(run.feed({ type: 'established', endpoint: B })).toContain('request lease');
+
+  // When the connection was lost, too, and the resolver has turned its list round.
+  run.feed({ type: 'leased' }, { type: 'applied', text: '' }, { type: 'checked', text: '' });
+  expect(run.feed(attempt, attempt)).toContain('resolve');
+  expect(run.feed(found(A, B))).toEqual(['aim 10.77.1.1 own']);
+  expect(run.feed(attempt)).toEqual([]);
+  expect(run.wait(5_000)).toEqual(['aim fd00::1 own']);
+  expect(run.feed(attempt)).toContain('resolve');
+  expect(run.feed(found(B, A))).toEqual([]);
+  expect(run.wait(4_750)).toEqual([]);
+  expect(run.wait(250)).toEqual(['aim 10.77.1.1 own']);
+  run.feed(attempt);
+  expect(run.feed(attempt)).toContain('resolve');
+  expect(run.feed(notFound({}))).toEqual([]);
+});
+
 test('two attempts without an answer look the name up again', () => {
   const run = new Run();
   run.feed({ type: 'start' }, found(A));
