@@ -6,8 +6,9 @@
  * family that the tunnel does not carry has an unreachable default there. Pure.
  *
  * In the order in which the kernel asks: our port (only where sources are checked strictly: the
- * check does not see marks), local networks (the main table without its default), everything
- * without the mark. wg-quick has made the last two common.
+ * check does not see marks), the host's own addresses (only where somebody moved that rule of the
+ * kernel back, as VRFs and Cilium do), local networks (the main table without its default),
+ * everything without the mark. wg-quick has made the last two common.
  */
 import type { HostChange } from '../shared/system/journal.ts';
 import type { TakenNumbers } from './host-view.ts';
@@ -30,6 +31,8 @@ export interface RoutingNumbers {
   readonly overlapTable: number;
   /** Priorities of rules, in the order of asking. */
   readonly port: number;
+  /** Null: the host's own rule is asked before ours. */
+  readonly own: number | null;
   readonly overlap: number;
   readonly local: number;
   readonly everything: number;
@@ -49,7 +52,7 @@ const FIRST_NUMBER = 52_000;
 /** Pairs of tables to choose from. */
 const PAIRS = 1_000;
 /** Priorities that `chooseNumbers` counts down from the lowest one in use. */
-const RULES = 3;
+const RULES = 4;
 /** Before every rule of every tunnel: the port of one must not be led into another. */
 const PORT_PRIORITY = 10;
 /** Priority of the rule that leads to the main table. */
@@ -74,6 +77,7 @@ export function chooseNumbers(taken: TakenNumbers, seed: number, mark = 0): Rout
     table: tableOf(),
     overlapTable: tableOf() + 1,
     port: PORT_PRIORITY,
+    own: taken.own !== null && taken.own > lowest - RULES ? lowest - RULES : null,
     overlap: lowest - 3,
     local: lowest - 2,
     everything: lowest - 1,
@@ -117,6 +121,20 @@ export function fullTunnelChanges(wish: FullTunnelWish): HostChange[] {
     changes.push(rule('everything else into the tunnel', family, numbers.everything, rest));
   }
   return changes;
+}
+
+/** Before the other rules of a family: what they lead into the tunnel are no addresses of the host. */
+export function ownAddressChanges(numbers: RoutingNumbers, families: Iterable<Family>) {
+  const { own } = numbers;
+  if (own === null) return [];
+  return [...families].map((family) =>
+    rule('the addresses of this host', family, own, ['lookup', 'local']),
+  );
+}
+
+/** Whether a rule at `priority` is the one of ownAddressChanges() beside one that asks later. */
+export function isOwnBeside(priority: number, beside: number, overlap: boolean): boolean {
+  return priority === beside - (overlap ? 1 : 3);
 }
 
 /**

@@ -40,6 +40,7 @@ export interface RouteRow {
 /** As `ip -json rule show` prints it. */
 export interface RuleRow {
   readonly priority?: number;
+  readonly src?: string;
   readonly dst?: string;
   /** There, as null, for a rule about everything else. */
   readonly not?: null;
@@ -107,6 +108,11 @@ export function readNameServers(files: readonly string[] = RESOLVER_FILES): stri
 
 /** Numbers of the host's routing that are in use. */
 export interface TakenNumbers {
+  /**
+   * Priority of the rule that finds the host's own addresses, 0 on most hosts; of both families the
+   * one asked later. Null: there are no rules.
+   */
+  readonly own: number | null;
   readonly priorities: ReadonlySet<number>;
   readonly tables: ReadonlySet<number>;
 }
@@ -116,10 +122,22 @@ export async function readTakenNumbers(run: Run): Promise<TakenNumbers> {
   const routing = await readRouting(run);
   const rules = routing.flatMap((family) => family.rules);
   const routes = routing.flatMap((family) => family.routes);
+  const own = routing
+    .filter((family) => family.rules.length > 0)
+    .map((family) => Math.min(...family.rules.filter(findsOwn).map((r) => r.priority ?? 0)));
   return {
+    own: own.length === 0 ? null : Math.max(...own),
     priorities: new Set(rules.map((rule) => rule.priority ?? 0)),
     tables: new Set([...rules, ...routes].map((row) => Number(row.table))),
   };
+}
+
+/** A rule that leads every packet to the host's own addresses first. */
+export function findsOwn(rule: RuleRow): boolean {
+  const ofAll = Object.keys(rule).every((key) =>
+    ['priority', 'src', 'table', 'protocol'].includes(key),
+  );
+  return rule.table === 'local' && ofAll && (rule.src ?? 'all') === 'all';
 }
 
 /** Rules, and routes of all tables, of each family. Errors: COMMAND_FAILED, COMMAND_MISSING. */

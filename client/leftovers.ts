@@ -9,8 +9,8 @@ import { type Command, Journal } from '../shared/system/journal.ts';
 import { readLinks, TUNNEL_GROUP } from '../shared/system/link.ts';
 import { deleteTableArgs, type NftChain, readRuleset } from '../shared/system/nft.ts';
 import type { Run } from '../shared/system/run.ts';
-import { type Family, tableUse } from './full-tunnel.ts';
-import { type RouteRow, type RuleRow, readRouting } from './host-view.ts';
+import { type Family, isOwnBeside, tableUse } from './full-tunnel.ts';
+import { findsOwn, type RouteRow, type RuleRow, readRouting } from './host-view.ts';
 import { type Place, placeOfTunnel, tunnelsWithJournal } from './place.ts';
 import { PROTECTION } from './protection.ts';
 import { formerIn, isEdited, RESOLV_CONF, startsWithNote } from './resolver-file.ts';
@@ -116,7 +116,9 @@ async function leftRouting(run: Run): Promise<Leftover[]> {
     const pairs = new Set(left.map(pairOf));
     const tables = routes.filter((route) => pairs.has(pairOf(route))).map(({ table }) => table!);
     return [
-      ...left.flatMap((rule) => [rule, ...besides(rule, rules)]).map((r) => ruleOf(family, r)),
+      ...[...new Set(left.flatMap((rule) => [rule, ...besides(rule, rules)]))].map((r) =>
+        ruleOf(family, r),
+      ),
       ...[...new Set(tables)].map((table) => tableOf(family, table)),
     ];
   });
@@ -128,10 +130,17 @@ function isOurs(rule: RuleRow): boolean {
   return use !== null && (use.overlap ? rule.dst !== undefined : rule.not !== undefined);
 }
 
-/** What full-tunnel.ts puts right before the rule for everything. */
+/** What full-tunnel.ts puts before the rule for everything, or for what overlaps. */
 function besides({ priority = 0, not }: RuleRow, rules: readonly RuleRow[]): readonly RuleRow[] {
-  if (not === undefined) return [];
-  return rules.filter((rule) => rule.priority === priority - 1 && rule.table === 'main');
+  const everything = not !== undefined;
+  // Never the last one with which the host finds its own addresses.
+  const isOwn = (rule: RuleRow): boolean =>
+    findsOwn(rule) &&
+    isOwnBeside(rule.priority ?? 0, priority, !everything) &&
+    rules.some((other) => other !== rule && findsOwn(other));
+  const isMain = (rule: RuleRow): boolean =>
+    everything && rule.priority === priority - 1 && rule.table === 'main';
+  return rules.filter((rule) => isMain(rule) || isOwn(rule));
 }
 
 function leadsOut({ dev, type }: RouteRow): boolean {

@@ -4,6 +4,7 @@
  * applies only the difference.
  */
 import { existsSync } from 'node:fs';
+import { parseCidr } from '../shared/cidr.ts';
 import { VpnError } from '../shared/errors.ts';
 import type { HostChange, Journal, UndoFailure } from '../shared/system/journal.ts';
 import { KeptTable } from '../shared/system/kept-table.ts';
@@ -13,6 +14,7 @@ import {
   chooseNumbers,
   type Family,
   fullTunnelChanges,
+  ownAddressChanges,
   portChange,
   type RoutingNumbers,
   rule,
@@ -343,12 +345,14 @@ export class NetworkSetup {
     const view = { ...(await readHostView(device, this.#outside)), nameServers };
     this.#overlap = network.table === undefined ? overlapOf(wish, view) : NOTHING;
     const changes = [...this.#portChanges(), ...networkChanges(device, network, this.#overlap)];
-    if (this.#overlap.ranges.length > 0) {
-      changes.push(...overlapChanges(device, this.#overlap, await this.numbers()));
-    }
     const { carried, blocked } = familiesOf(network, wish.full);
-    if (carried.length + blocked.length === 0) return changes;
+    const overlapping = this.#overlap.ranges.map((text) => parseCidr(text)!.family);
+    const families = new Set([...overlapping, ...carried, ...blocked]);
+    if (families.size === 0) return changes;
     const numbers = await this.numbers();
+    changes.push(...ownAddressChanges(numbers, families));
+    if (overlapping.length > 0) changes.push(...overlapChanges(device, this.#overlap, numbers));
+    if (carried.length + blocked.length === 0) return changes;
     const { lan } = traffic;
     changes.push(...fullTunnelChanges({ device, numbers, carried, blocked, lan }));
     const alone = innerAlone(innerAddresses(network), view);

@@ -87,8 +87,12 @@ test('a full tunnel carries everything but the local network, and IPv6 is silent
     await client.program?.end();
     expect(net.difference('a')).toEqual([]);
 
+    // Also where the kernel's rule for the host's own addresses is asked late, as with VRFs.
+    net.ip('a', 'rule', 'add', 'priority', '32765', 'lookup', 'local');
+    net.ip('a', 'rule', 'del', 'priority', '0');
     client.begin(`${serverAddress(1)}:${PORT}`, '--full', '--no-lan');
     await client.program?.says(/connected:/);
+    for (const own of ['127.0.0.1', '10.77.1.2']) expect(wayTo(own)).toMatch(/^local .* dev lo/);
     expect(wayTo(serverAddress(1))).toMatch(/dev cvc/);
     expect(await net.reaches('a', TARGET)).toBe(true);
     // The underlay's own network changes; the tunnel goes on.
@@ -96,6 +100,8 @@ test('a full tunnel carries everything but the local network, and IPv6 is silent
     await eventually('the tunnel is back', 20_000, () => net.reaches('a', TARGET));
     expect(wayTo(TARGET)).toMatch(/dev cvc/);
     await client.program?.stop();
+    net.ip('a', 'rule', 'add', 'priority', '0', 'lookup', 'local');
+    net.ip('a', 'rule', 'del', 'priority', '32765');
     readdress(net, '10.77.1.3/24', '10.77.1.2/24');
     expect(net.difference('a')).toEqual([]);
   });

@@ -1,7 +1,12 @@
 /** How a client's traffic goes: numbers, rules, overlaps, protection, names looked up under it. */
 import { expect, test } from 'vitest';
 import { question, readAnswer } from '../../client/dns-message.ts';
-import { chooseNumbers, fullTunnelChanges, SEALED_MARK } from '../../client/full-tunnel.ts';
+import {
+  chooseNumbers,
+  fullTunnelChanges,
+  ownAddressChanges,
+  SEALED_MARK,
+} from '../../client/full-tunnel.ts';
 import { type HostView, OwnNameServers } from '../../client/host-view.ts';
 import { findOverlap, overlapChanges } from '../../client/lan.ts';
 import { familiesOf } from '../../client/network-changes.ts';
@@ -19,7 +24,7 @@ import { VpnError } from '../../shared/errors.ts';
 import type { Journal } from '../../shared/system/journal.ts';
 import type { Run } from '../../shared/system/run.ts';
 
-const FREE = { priorities: new Set([0, 32_766, 32_767]), tables: new Set([255]) };
+const FREE = { own: 0, priorities: new Set([0, 32_766, 32_767]), tables: new Set([255]) };
 const NUMBERS = chooseNumbers(FREE, 7);
 const network = (...addresses: string[]) => ({
   addresses,
@@ -31,13 +36,30 @@ const network = (...addresses: string[]) => ({
 test('numbers are those nobody uses, and before the rules of others', () => {
   expect(NUMBERS).toEqual({
     ...{ mark: SEALED_MARK, table: 52_014, overlapTable: 52_015 },
-    ...{ port: 10, overlap: 32_763, local: 32_764, everything: 32_765 },
+    ...{ port: 10, own: null, overlap: 32_763, local: 32_764, everything: 32_765 },
   });
   const taken = { ...FREE, tables: new Set([52_014, 52_017]) };
   expect(chooseNumbers(taken, 7).table).toBe(52_018);
   const busy = { ...FREE, priorities: new Set([0, 10, 5210, 5270, 32_766]) };
   expect(chooseNumbers(busy, 7)).toMatchObject({ port: 10, overlap: 5207, everything: 5209 });
   expect(chooseNumbers(FREE, 7, 99)).toMatchObject({ mark: 99, table: 52_014 });
+});
+
+test("the host's own addresses are found first, also where their rule was moved back", () => {
+  const ownAt = (own: number | null, ...others: number[]) =>
+    chooseNumbers({ ...FREE, own, priorities: new Set([...others, 32_766]) }, 7).own;
+  expect([ownAt(0, 0), ownAt(null), ownAt(9, 9, 100)]).toEqual([null, null, null]);
+  // Cilium; a VRF; a host that has none.
+  expect([ownAt(100, 9, 100), ownAt(32_765, 1000, 32_765), ownAt(Infinity)]).toEqual([
+    96, 996, 32_762,
+  ]);
+  const numbers = chooseNumbers({ ...FREE, own: 100, priorities: new Set([9, 100]) }, 7);
+  expect(numbers).toMatchObject({ own: 96, overlap: 97, local: 98, everything: 99 });
+  const lines = ownAddressChanges(numbers, [4, 6]).map(({ apply }) => apply.join(' '));
+  expect(lines).toEqual([
+    'ip -4 rule add priority 96 lookup local',
+    'ip -6 rule add priority 96 lookup local',
+  ]);
 });
 
 test('families: carried with an address, blocked without, IPv4 only left alone by IPv6 tunnels', () => {

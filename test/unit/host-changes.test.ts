@@ -301,10 +301,11 @@ test('a network that fails half way is undone as far as it came', async () => {
 
 test('numbers that another client took at the same moment are chosen anew', async () => {
   const host = new FakeHost();
+  const kernels = { priority: 0, src: 'all', table: 'local' };
   const theirs = { priority: 32_764, table: 'main' };
   let isThere = false;
   host.answer = (line) => {
-    if (line.includes('rule show')) return JSON.stringify(isThere ? [theirs] : []);
+    if (line.includes('rule show')) return JSON.stringify(isThere ? [kernels, theirs] : [kernels]);
     if (!/rule add priority 32764 .*main/.test(line)) return '';
     isThere = true;
     throw failed('RTNETLINK answers: File exists');
