@@ -7,8 +7,9 @@
  *
  * In the order in which the kernel asks: our port (only where sources are checked strictly: the
  * check does not see marks), the host's own addresses (only where somebody moved that rule of the
- * kernel back, as VRFs and Cilium do), local networks (the main table without its default),
- * everything without the mark. wg-quick has made the last two common.
+ * kernel back, as VRFs and Cilium do), local networks (the main table without its default; of
+ * those that are to be out of reach, the next hops to servers), everything without the mark.
+ * wg-quick has made the last two common.
  */
 import type { HostChange } from '../shared/system/journal.ts';
 import type { TakenNumbers } from './host-view.ts';
@@ -46,6 +47,8 @@ export interface FullTunnelWish {
   readonly blocked: readonly Family[];
   /** Local networks stay reachable. */
   readonly lan: boolean;
+  /** IPv4 addresses in local networks that are found there all the same. */
+  readonly neighbours?: readonly string[];
 }
 
 const FIRST_NUMBER = 52_000;
@@ -95,7 +98,7 @@ export function tableUse(
 
 /** The changes in the order to make them. */
 export function fullTunnelChanges(wish: FullTunnelWish): HostChange[] {
-  const { device, numbers, carried, blocked, lan } = wish;
+  const { device, numbers, carried, blocked, lan, neighbours = [] } = wish;
   const table = String(numbers.table);
   const changes: HostChange[] = [];
   for (const family of [...carried, ...blocked]) {
@@ -116,6 +119,10 @@ export function fullTunnelChanges(wish: FullTunnelWish): HostChange[] {
     if (lan) {
       const local = ['lookup', 'main', 'suppress_prefixlength', '0'];
       changes.push(rule('local networks beside the tunnel', family, numbers.local, local));
+    }
+    for (const address of family === 4 ? neighbours : []) {
+      const way = ['to', address, 'lookup', 'main'];
+      changes.push(rule(`${address} finds this host`, family, numbers.local, way));
     }
     const rest = ['not', 'fwmark', String(numbers.mark), 'lookup', table];
     changes.push(rule('everything else into the tunnel', family, numbers.everything, rest));

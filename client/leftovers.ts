@@ -103,7 +103,7 @@ function deviceOf(table: string, chains: readonly NftChain[]): string | null {
     return table.startsWith(PROTECTION) ? table.slice(PROTECTION.length) : null;
   }
   if (has('queries')) return QUERY.exec(table)?.[1] ?? null;
-  return has('incoming') ? (GUARD.exec(table)?.[1] ?? null) : null;
+  return has('incoming') || has('neighbours') ? (GUARD.exec(table)?.[1] ?? null) : null;
 }
 
 /** Rules into tables of ours that no tunnel is behind any more, and these tables. */

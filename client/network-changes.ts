@@ -12,7 +12,7 @@ import {
   removeRouteArgs,
 } from '../shared/system/link.ts';
 import { deleteTableArgs } from '../shared/system/nft.ts';
-import type { Family } from './full-tunnel.ts';
+import { type Family, SEALED_MARK } from './full-tunnel.ts';
 import type { Overlap } from './lan.ts';
 import type { Network } from './lease.ts';
 import { guardScript, type OpenQuery, queryScript } from './protection-rules.ts';
@@ -118,13 +118,25 @@ export function guardTable(device: string): string {
   return `culvert-${device}`;
 }
 
-/** Packets for the tunnel's own addresses come from the tunnel alone. */
-export function guard(device: string, addresses: readonly string[]): HostChange {
+/**
+ * Packets for the tunnel's own addresses come from the tunnel alone; to `neighbours` go only those
+ * with `mark`, or that of a look-up.
+ */
+export function guard(
+  device: string,
+  addresses: readonly string[],
+  neighbours: readonly string[] = [],
+  mark = SEALED_MARK,
+): HostChange {
   const table = guardTable(device);
+  const whats = [
+    ...(addresses.length > 0 ? [`packets for ${addresses.join(', ')} only from ${device}`] : []),
+    ...(neighbours.length > 0 ? [`no packets but ours to ${neighbours.join(', ')}`] : []),
+  ];
   return {
-    what: `packets for ${addresses.join(', ')} only from ${device}`,
+    what: whats.join('; '),
     apply: ['nft', '-f', '-'],
-    input: guardScript(table, device, addresses),
+    input: guardScript(table, device, addresses, neighbours, mark),
     undo: ['nft', ...deleteTableArgs('inet', table)],
   };
 }

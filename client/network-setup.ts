@@ -4,7 +4,7 @@
  * applies only the difference.
  */
 import { existsSync } from 'node:fs';
-import { parseCidr } from '../shared/cidr.ts';
+import { contains, parseCidr } from '../shared/cidr.ts';
 import { VpnError } from '../shared/errors.ts';
 import type { HostChange, Journal, UndoFailure } from '../shared/system/journal.ts';
 import { KeptTable } from '../shared/system/kept-table.ts';
@@ -354,9 +354,12 @@ export class NetworkSetup {
     if (overlapping.length > 0) changes.push(...overlapChanges(device, this.#overlap, numbers));
     if (carried.length + blocked.length === 0) return changes;
     const { lan } = traffic;
-    changes.push(...fullTunnelChanges({ device, numbers, carried, blocked, lan }));
+    const neighbours = lan || !checksSourcesStrictly() ? [] : neighboursOf(wish, view);
     const alone = innerAlone(innerAddresses(network), view);
-    if (!traffic.protect && alone.length > 0) changes.push(guard(device, alone));
+    if (!traffic.protect && alone.length + neighbours.length > 0) {
+      changes.push(guard(device, alone, neighbours, numbers.mark));
+    }
+    changes.push(...fullTunnelChanges({ device, numbers, carried, blocked, lan, neighbours }));
     return changes;
   }
 
@@ -413,6 +416,20 @@ function explain({ what }: HostChange, error: unknown): unknown {
     cause: error,
     hint: 'Another tunnel or program has it: end that one (`vpn-client status`, `ip route`), or connect with --netns NAME.',
   });
+}
+
+/**
+ * The next hops to the servers, IPv4. Where sources are checked strictly the kernel answers an ARP
+ * request only if the way back to who asks is that of the request; without an answer they have no
+ * way to this host. IPv6 finds neighbours otherwise.
+ */
+function neighboursOf({ endpoints }: Wish, { networks, gateways }: HostView): string[] {
+  const isNear = (address: string): boolean => {
+    const range = parseCidr(address);
+    return range?.family === 4 && networks.some((network) => contains(network.range, range));
+  };
+  const hops = [...gateways.map(({ address }) => address), ...endpoints];
+  return [...new Set(hops.filter(isNear))];
 }
 
 function overlapOf({ network, endpoints }: Wish, view: HostView): Overlap {

@@ -115,9 +115,27 @@ export function protectionScript(table: string, facts: ProtectionFacts): string 
   ]);
 }
 
-/** Drops packets for the tunnel's addresses that come from elsewhere (CVE-2019-14899). */
-export function guardScript(table: string, device: string, addresses: readonly string[]): string {
-  return replaceTable(table, guardChain(device, addresses));
+/**
+ * Drops packets for the tunnel's addresses that come from elsewhere (CVE-2019-14899), and those
+ * for `neighbours` that are not ours: what asks for an address in the network, or has `mark` or that of a
+ * look-up.
+ */
+export function guardScript(
+  table: string,
+  device: string,
+  addresses: readonly string[],
+  neighbours: readonly string[] = [],
+  mark = SEALED_MARK,
+): string {
+  const chains = guardChain(device, addresses);
+  if (neighbours.length > 0) {
+    const marks = [...new Set([SEALED_MARK, mark])].join(', ');
+    const others = `oifname != { "lo", "${device}" } meta mark != { ${marks} } `;
+    const rules = toEach(neighbours, 'counter drop', others);
+    const hook = 'hook postrouting priority 0';
+    chains.push(chain('neighbours', hook, ['udp sport 68 udp dport 67 accept', ...rules]));
+  }
+  return replaceTable(table, chains);
 }
 
 /** Gives one query the mark of sealed datagrams, before any protection sees it. */

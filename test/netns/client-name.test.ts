@@ -72,6 +72,11 @@ test.concurrent.each([
     const full = flags.includes('--full');
     expect(net.ip('a', 'route', 'get', NAME_SERVER)).toMatch(full ? /dev cvc/ : /dev eth0/);
     expect(await strictness(net)).toBe(strict);
+    // The gateway finds this host by ARP, whose requests the kernel checks like other packets.
+    net.ip('gateway', 'neigh', 'flush', 'dev', 'in');
+    await net.reaches('gateway', '10.0.1.2');
+    expect(net.ip('gateway', 'neigh', 'show', '10.0.1.2')).toMatch(/lladdr/);
+    expect(await net.reaches('a', '10.0.1.1')).toBe(!flags.includes('--no-lan'));
     const connected = readHostState(net.namespace('a'));
 
     await server.kill();

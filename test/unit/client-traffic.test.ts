@@ -9,7 +9,7 @@ import {
 } from '../../client/full-tunnel.ts';
 import { type HostView, OwnNameServers } from '../../client/host-view.ts';
 import { findOverlap, overlapChanges } from '../../client/lan.ts';
-import { familiesOf } from '../../client/network-changes.ts';
+import { familiesOf, guard } from '../../client/network-changes.ts';
 import { Protection } from '../../client/protection.ts';
 import {
   innerAlone,
@@ -85,6 +85,22 @@ test('the rules of a full tunnel, with and without local networks', () => {
     'ip -6 rule add priority 32765 not fwmark 12373 lookup 52014',
   ]);
   expect(lines(false).join()).not.toMatch(/suppress/);
+  const near = { ...wish, lan: false, neighbours: ['10.0.1.1'] };
+  const found = fullTunnelChanges(near).map(({ apply }) => apply.join(' '));
+  expect(found.filter((line) => line.includes('main'))).toEqual([
+    'ip -4 rule add priority 32764 to 10.0.1.1 lookup main',
+  ]);
+});
+
+test('to neighbours that have to find this host goes nothing but what is ours', () => {
+  const script = guard('cvc0', [], ['10.0.1.1'], 99).input!;
+  expect(script).not.toContain('prerouting');
+  expect(script).toContain('udp sport 68 udp dport 67 accept');
+  const others = 'oifname != { "lo", "cvc0" } meta mark != { 12373, 99 }';
+  expect(script).toContain(`${others} ip daddr { 10.0.1.1/32 } counter drop`);
+  const { what, input } = guard('cvc0', ['10.8.0.2']);
+  expect(what).toBe('packets for 10.8.0.2 only from cvc0');
+  expect(input).not.toContain('postrouting');
 });
 
 test('no full tunnel swallows the sealed datagrams of another, whatever mark its profile has', () => {
