@@ -37,6 +37,8 @@ export interface HostSideOptions {
 
 /** A second: how long rules may be others than ours. */
 const TICKS_BETWEEN_LOOKS = 1_000 / TICK_MS;
+/** Of a full tunnel without protection. */
+const OUR_RULES = 'our nftables rules';
 const EVERYTHING = ['0.0.0.0/0', '::/0'];
 
 export class HostSide {
@@ -200,7 +202,7 @@ export class HostSide {
   async networkChanged(endpoints: readonly string[]): Promise<void> {
     await this.#protection?.refresh();
     if (this.#wish === null) return;
-    await this.#setup.restore({ ...this.#wish, endpoints });
+    if (await this.#setup.restore({ ...this.#wish, endpoints })) this.#tellRulesBack(OUR_RULES);
     this.#tellClashes();
   }
 
@@ -214,12 +216,16 @@ export class HostSide {
 
   #keepRules(): void {
     const { log } = this.#options;
-    const rules = this.#protection ? 'the rules of the protection' : 'our nftables rules';
+    const rules = this.#protection ? 'the rules of the protection' : OUR_RULES;
     (this.#protection?.keep() ?? this.#setup.keepGuard())
       .then((wereOthers) => {
-        if (wereOthers) log.warn(`somebody removed or changed ${rules}; they are back`);
+        if (wereOthers) this.#tellRulesBack(rules);
       })
       .catch((error: unknown) => log.error({ err: error }, `${rules} could not be looked after`));
+  }
+
+  #tellRulesBack(rules: string): void {
+    this.#options.log.warn(`somebody removed or changed ${rules}; they are back`);
   }
 
   /** Takes everything back but a lockdown; with `staysClosed`, but any protection. */

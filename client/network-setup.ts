@@ -304,14 +304,14 @@ export class NetworkSetup {
 
   /**
    * Another local network may be there, and somebody may have taken away what is ours: applies
-   * the difference, and makes again what is applied. Errors: COMMAND_FAILED.
+   * the difference, and makes again what is applied. Result: as keepGuard(). Errors: COMMAND_FAILED.
    */
-  restore(wish: Wish): Promise<void> {
+  restore(wish: Wish): Promise<boolean> {
     return this.#inTurn(async () => {
       await this.#bringUp(wish.network.mtu);
       await this.#apply(wish);
       const wanted = await this.plan(wish);
-      await this.#again(wanted.filter(({ what }) => this.#applied.has(what)));
+      return this.#again(wanted.filter(({ what }) => this.#applied.has(what)));
     });
   }
 
@@ -320,11 +320,12 @@ export class NetworkSetup {
     return this.#inTurn(async () => this.#guarded !== null && this.#guard.keep());
   }
 
-  /** Makes what is applied once more, where somebody took it away. */
-  async #again(changes: readonly HostChange[]): Promise<void> {
+  /** Makes what is applied once more, where somebody took it away. Result: as keepGuard(). */
+  async #again(changes: readonly HostChange[]): Promise<boolean> {
+    let wereOthers = false;
     for (const { apply, input } of changes) {
       if (input !== undefined) {
-        await this.#guard.keep();
+        wereOthers = await this.#guard.keep();
         continue;
       }
       const [file, ...args] = apply;
@@ -334,6 +335,7 @@ export class NetworkSetup {
         if (!/File exists|already assigned/.test(commandFailure(error)?.stderr ?? '')) throw error;
       }
     }
+    return wereOthers;
   }
 
   /** The journalled changes for `wish` on this host as it is now, in the order to make them. */
