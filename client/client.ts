@@ -435,9 +435,8 @@ export class Client {
   async #apply(): Promise<void> {
     if (this.#network === null) return;
     await this.#link.leases.inForce(async () => {
-      const network = this.#network!;
-      const { full, outer: endpoints, nameServers } = this.#link;
-      await this.#hostSide?.apply({ network, full, endpoints, nameServers }, () => {
+      const [network, { full, outer, nameServers }] = [this.#network!, this.#link];
+      await this.#hostSide?.apply({ network, full, endpoints: outer, nameServers }, () => {
         this.#link.setPeer();
         this.#engine.setPathMtu(this.#link.id, this.#mtu.below(network));
         this.#engine.configure({ mtu: network.mtu, addresses: innerAddresses(network) });

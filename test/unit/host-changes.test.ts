@@ -1,4 +1,4 @@
-/** Programs of the host, the undo journal, and the network of a client over both. */
+/** Links of the host, the undo journal, and the network of a client over both. */
 import {
   existsSync,
   mkdirSync,
@@ -24,7 +24,7 @@ import {
   readLinks,
   routeTo,
 } from '../../shared/system/link.ts';
-import { commandFailure, type Run, run } from '../../shared/system/run.ts';
+import type { Run } from '../../shared/system/run.ts';
 
 let folder: string;
 let path: string;
@@ -61,37 +61,6 @@ async function codeOf(promise: Promise<unknown>): Promise<string> {
   if (error instanceof VpnError) return error.code;
   throw error ?? new Error('no error');
 }
-
-test('a program of the host makes files for everybody, however private ours are', async () => {
-  const mode = async (name: string, options?: Parameters<Run>[2]) => {
-    await run('touch', [join(folder, name)], options);
-    return statSync(join(folder, name)).mode & 0o777;
-  };
-  const before = process.umask(0o077);
-  try {
-    expect([await mode('a'), await mode('b', { umask: 0o077 })]).toEqual([0o644, 0o600]);
-    expect(process.umask()).toBe(0o077);
-  } finally {
-    process.umask(before);
-  }
-});
-
-test('run takes arguments as they are, gives input, and speaks English', async () => {
-  const text = '$(id) "x" ; y';
-  expect((await run('printf', ['%s', text])).stdout).toBe(text);
-  expect((await run('cat', [], { input: 'hello' })).stdout).toBe('hello');
-  expect((await run('sh', ['-c', 'echo $LC_ALL $HOME'])).stdout).toBe('C\n');
-});
-
-test('run tells a failure, a missing program and a time limit apart', async () => {
-  const error = await run('sh', ['-c', 'echo why >&2; exit 3']).catch((e: unknown) => e);
-  expect(commandFailure(error)).toMatchObject({ exitCode: 3, stderr: 'why\n' });
-  expect((error as Error).message).toMatch(/why$/);
-  expect(await codeOf(run('no-such-program-here', []))).toBe('COMMAND_MISSING');
-  const late = await run('sleep', ['9'], { timeoutMs: 50 }).catch((e: unknown) => e);
-  expect(commandFailure(late)?.exitCode).toBeNull();
-  expect((late as Error).message).toMatch(/no end in time/);
-});
 
 test('links and routes of this host are read', async () => {
   const loopback = await readLink('lo');
