@@ -43,7 +43,10 @@ export type DnsChange = HostChange | FileChange;
 
 export interface DnsOptions {
   readonly device: string;
-  readonly journal: Pick<Journal, 'apply' | 'replaceFile' | 'replaceAgain' | 'undo'>;
+  readonly journal: Pick<
+    Journal,
+    'apply' | 'replaceFile' | 'rewriteFile' | 'replaceAgain' | 'undo'
+  >;
   readonly run: Run;
   readonly asks?: (server: string) => Promise<boolean>;
   /** resolv.conf, also of a namespace; tests bring another one. */
@@ -85,6 +88,10 @@ export class Dns {
     if (text === this.#wish) return this.#state;
     this.#wish = text;
     this.#state = null;
+    if (this.#rewrite(wish)) {
+      this.#state = { ...wish, keeper: 'file', problem: null };
+      return this.#state;
+    }
     this.#kept = null;
     let keeper: ResolverKeeper | null = null;
     let problem: string | null = null;
@@ -159,12 +166,35 @@ export class Dns {
     return keeper;
   }
 
-  #write({ file: path, content }: FileChange): number {
+  #write(change: FileChange): number {
+    const id = this.#options.journal.replaceFile(change.file, change.content);
+    this.#keep(change, id);
+    return id;
+  }
+
+  #keep({ file: path, content }: FileChange, id: number): void {
     const { journal } = this.#options;
-    const id = journal.replaceFile(path, content);
     const owned = (text: string) => (isWhole(text) ? taken(path) : null);
     this.#kept = new KeptFile({ path, content, id, journal, owned });
-    return id;
+  }
+
+  /**
+   * Programs that run in a namespace have its file by a mount: they see what is written into it, and
+   * never one that takes its place. Result: done; else it is not ours, or not there.
+   */
+  #rewrite(wish: DnsWish): boolean {
+    const [id] = this.#applied;
+    const { mark, journal } = this.#options;
+    const isOurs = mark !== undefined && this.#kept !== null && isWhole(readText(this.#file));
+    if (!isOurs || id === undefined || wish.servers.length === 0) return false;
+    try {
+      const change = this.#forFile(wish);
+      journal.rewriteFile(id, change.content);
+      this.#keep(change, id);
+      return true;
+    } catch {
+      return false;
+    }
   }
 
   #forResolved({ servers, domains, everything }: DnsWish): HostChange[] {
@@ -194,13 +224,9 @@ export class Dns {
   }
 
   #forFile({ servers, domains }: DnsWish): FileChange {
-    let former = '';
-    try {
-      former = readFileSync(this.#file, 'utf8');
-    } catch {
-      // None, or a link to nowhere: there are no options to keep.
-    }
-    const options = former.split('\n').filter((line) => /^options\s/.test(line));
+    const options = readText(this.#file)
+      .split('\n')
+      .filter((line) => /^options\s/.test(line));
     const first = servers.slice(0, MAX_SERVERS_IN_FILE);
     const { mark } = this.#options;
     const text = resolvConf(first, domains, options);
@@ -240,6 +266,15 @@ export function dnsOptions(
 export function dnsText({ servers, domains, everything, keeper }: DnsState): string {
   const what = everything ? 'every name' : domains.join(', ');
   return `${servers.join(', ')} for ${what}${keeper === null ? '' : `, by ${keeper}`}`;
+}
+
+/** Empty for none, or a link to nowhere. */
+function readText(file: string): string {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch {
+    return '';
+  }
 }
 
 /** Whether it is systemd-resolved's list of the servers of every link, in no order. */

@@ -202,7 +202,12 @@ export class HostSide {
   async networkChanged(endpoints: readonly string[]): Promise<void> {
     await this.#protection?.refresh();
     if (this.#wish === null) return;
-    if (await this.#setup.restore({ ...this.#wish, endpoints })) this.#tellRulesBack(OUR_RULES);
+    const { link, guard } = await this.#setup.restore({ ...this.#wish, endpoints });
+    const { device, log } = this.#options;
+    if (link.length > 0) {
+      log.warn(`somebody changed ${device} (${link.join(', ')}); it is as it was again`);
+    }
+    if (guard) this.#tellRulesBack(OUR_RULES);
     this.#tellClashes();
   }
 

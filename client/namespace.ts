@@ -4,11 +4,11 @@
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
 import { constants } from 'node:os';
 import { InvalidArgumentError } from 'commander';
 import { VpnError } from '../shared/errors.ts';
 import type { Environment, Surroundings } from '../shared/program.ts';
+import { isNamespace } from './network-changes.ts';
 import type { Place } from './place.ts';
 import { answering, readStatus } from './running.ts';
 
@@ -36,7 +36,7 @@ export async function execInNamespace(
   { env, umask }: Pick<Surroundings, 'env' | 'umask'>,
 ): Promise<number> {
   const netns = name ?? (await onlyNamespace(place));
-  if (!existsSync(`/run/netns/${netns}`)) {
+  if (!isNamespace(netns)) {
     throw new VpnError('NOT_RUNNING', `there is no network namespace ${netns}`, {
       hint: `Make one with \`vpn-client connect --netns ${netns}\`.`,
     });

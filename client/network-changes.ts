@@ -2,7 +2,7 @@
  * What a tunnel needs of the host's network, as changes to be made and undone: addresses, routes, a
  * namespace, the guard, the mark of a look-up. Changes nothing.
  */
-import { existsSync } from 'node:fs';
+import { existsSync, statfsSync } from 'node:fs';
 import { type Cidr, cidrText, networkText, parseCidr } from '../shared/cidr.ts';
 import type { HostChange } from '../shared/system/journal.ts';
 import {
@@ -88,6 +88,23 @@ function routeChange(
     apply: ['ip', ...addRouteArgs(device, cidr, table), ...more],
     undo: ['ip', ...removeRouteArgs(device, cidr, table)],
   };
+}
+
+/** Type of the file system whose files are namespaces: NSFS_MAGIC of linux/magic.h. */
+const NSFS = 0x6e736673;
+
+/** Whether there is a namespace of that name, and not only a file, as while one is being made. */
+export function isNamespace(netns: string): boolean {
+  try {
+    return statfsSync(namespaceFile(netns)).type === NSFS;
+  } catch {
+    return false;
+  }
+}
+
+/** Where ip-netns(8) keeps the names. */
+export function namespaceFile(netns: string): string {
+  return `/run/netns/${netns}`;
 }
 
 /** The namespace, made and removed. */

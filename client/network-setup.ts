@@ -3,12 +3,11 @@
  * namespace. Every change goes through the undo journal; a later wish, or another local network,
  * applies only the difference.
  */
-import { existsSync } from 'node:fs';
 import { contains, parseCidr } from '../shared/cidr.ts';
 import { VpnError } from '../shared/errors.ts';
 import type { HostChange, Journal, UndoFailure } from '../shared/system/journal.ts';
 import { KeptTable } from '../shared/system/kept-table.ts';
-import { bringUpArgs, routeTo } from '../shared/system/link.ts';
+import { routeTo } from '../shared/system/link.ts';
 import { commandFailure, type Run, run } from '../shared/system/run.ts';
 import {
   chooseNumbers,
@@ -34,11 +33,14 @@ import {
   familiesOf,
   guard,
   guardTable,
+  isNamespace,
   namespaceChanges,
+  namespaceFile,
   namespaceItself,
   networkChanges,
   queryMark,
 } from './network-changes.ts';
+import { OwnLink } from './own-link.ts';
 import { ownerMark, type Place } from './place.ts';
 import { innerAlone, type OpenQuery } from './protection-rules.ts';
 
@@ -89,13 +91,13 @@ export class NetworkSetup {
   /** Commands here, and where the tunnel is. */
   readonly #outside: Run;
   readonly #inside: Run;
+  readonly #link: OwnLink;
   /** Journal ids of what is applied, by what it is. */
   readonly #applied = new Map<string, number>();
   #numbers: RoutingNumbers | null = null;
   #overlap: Overlap = NOTHING;
   /** Families whose packets all look into our own table. */
   #full: readonly Family[] = [];
-  #mtu = 0;
   #marked = false;
   /** Look-ups beside the tunnel that are under way, and what ends them. */
   readonly #lookUps = new Set<Promise<unknown>>();
@@ -113,6 +115,7 @@ export class NetworkSetup {
     this.#nameServers = nameServers;
     this.#outside = runner;
     this.#inside = inNamespace(traffic.netns, runner);
+    this.#link = new OwnLink(device, this.#inside);
     this.#guard = new KeptTable('inet', guardTable(device), runner);
   }
 
@@ -134,7 +137,8 @@ export class NetworkSetup {
   /**
    * There is a device, and a socket: moves the device to its namespace, which is made when there
    * is none of that name. `marked`: our datagrams have a mark, and go beside full tunnels. Errors:
-   * NETWORK_CLASH when there is another way out of the namespace, COMMAND_FAILED.
+   * NETWORK_CLASH when there is another way out of the namespace, or somebody else is making it,
+   * COMMAND_FAILED.
    */
   async place(marked: boolean): Promise<void> {
     const { device, journal, traffic } = this.#options;
@@ -144,14 +148,25 @@ export class NetworkSetup {
       this.#applied.set(change.what, await journal.apply(change));
     }
     if (netns === null) return;
-    if (!existsSync(`/run/netns/${netns}`)) {
-      await journal.apply(namespaceItself(netns));
-      const alias = ['alias', ownerMark(this.#options.place)];
-      await this.#inside('ip', ['link', 'set', 'dev', 'lo', 'up', ...alias]);
-    } else {
-      await this.#requireNoWayOut(netns);
-    }
+    if (isNamespace(netns)) await this.#requireNoWayOut(netns);
+    else await this.#makeNamespace(netns);
     await this.#outside('ip', ['link', 'set', 'dev', device, 'netns', netns]);
+  }
+
+  async #makeNamespace(netns: string): Promise<void> {
+    const { journal, place } = this.#options;
+    try {
+      await journal.apply(namespaceItself(netns));
+    } catch (error) {
+      if (!isThere(error)) throw error;
+      const message = `${namespaceFile(netns)} is there and was no network namespace: somebody is making one, or was cut off`;
+      throw new VpnError('NETWORK_CLASH', message, {
+        cause: error,
+        hint: `Try again; where nobody else makes one, \`ip netns delete ${netns}\` removes what is left.`,
+      });
+    }
+    const alias = ['alias', ownerMark(place)];
+    await this.#inside('ip', ['link', 'set', 'dev', 'lo', 'up', ...alias]);
   }
 
   /** Also a way that would not be in ours: what the tunnel does not carry would leave by it. */
@@ -187,11 +202,8 @@ export class NetworkSetup {
     this.#refuseTaken(wish.network);
     accepted();
     const { mtu } = wish.network;
-    if (mtu !== this.#mtu) {
-      // The device is ours and goes with this process: its MTU and state need no undo.
-      await this.#bringUp(mtu);
-      this.#mtu = mtu;
-    }
+    // The device is ours and goes with this process: its MTU and state need no undo.
+    if (mtu !== this.#link.mtu) await this.#link.bringUp(mtu, this.#forwards);
     let losesAddress = false;
     for (const [what, id] of [...this.#applied].toReversed()) {
       if (wanted.some((change) => change.what === what)) continue;
@@ -253,9 +265,8 @@ export class NetworkSetup {
     );
   }
 
-  async #bringUp(mtu: number): Promise<void> {
-    const { device, traffic } = this.#options;
-    await this.#inside('ip', bringUpArgs(device, mtu, forwards(traffic.netns)));
+  get #forwards(): boolean {
+    return forwards(this.#options.traffic.netns);
   }
 
   #portChanges(): HostChange[] {
@@ -304,14 +315,16 @@ export class NetworkSetup {
 
   /**
    * Another local network may be there, and somebody may have taken away what is ours: applies
-   * the difference, and makes again what is applied. Result: as keepGuard(). Errors: COMMAND_FAILED.
+   * the difference, and makes again what is applied. Result: what others had made of the link, as
+   * OwnLink.keep(), and whether the guard had to be put back. Errors: COMMAND_FAILED.
    */
-  restore(wish: Wish): Promise<boolean> {
+  restore(wish: Wish): Promise<{ link: readonly string[]; guard: boolean }> {
     return this.#inTurn(async () => {
-      await this.#bringUp(wish.network.mtu);
+      const link = await this.#link.keep(this.#forwards);
       await this.#apply(wish);
       const wanted = await this.plan(wish);
-      return this.#again(wanted.filter(({ what }) => this.#applied.has(what)));
+      const guard = await this.#again(wanted.filter(({ what }) => this.#applied.has(what)));
+      return { link, guard };
     });
   }
 

@@ -10,7 +10,7 @@
  * enrolment that was cut off anywhere can be taken up again.
  */
 import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { z } from 'zod';
 import { readKeyFile, writeKeyFile, writeOwnerOnly } from '../keys/key-file.ts';
 import {
@@ -259,12 +259,10 @@ function read(directory: string, file: 'profile.json' | 'enrolment.json'): Membe
   try {
     value = JSON.parse(text);
   } catch (cause) {
-    throw new VpnError('STATE_UNUSABLE', `${path} is damaged`, { cause });
+    throw damaged(path, cause);
   }
   const parsed = schema.safeParse(value);
-  if (!parsed.success) {
-    throw new VpnError('STATE_UNUSABLE', `${path} is damaged`, { cause: parsed.error });
-  }
+  if (!parsed.success) throw damaged(path, parsed.error);
   const { version: _, ...rest } = parsed.data;
   return { ...rest, directory, enrolled: file === 'profile.json' };
 }
@@ -308,4 +306,11 @@ function writeState(path: string, text: string): void {
 function unusable(path: string, cause: unknown): VpnError {
   const { code } = cause as NodeJS.ErrnoException;
   return new VpnError('STATE_UNUSABLE', `cannot use ${path}: ${code}`, { cause });
+}
+
+function damaged(path: string, cause: unknown): VpnError {
+  return new VpnError('STATE_UNUSABLE', `${path} is damaged`, {
+    cause,
+    hint: `Put it back from a backup; or move the folder ${dirname(path)} away, and enrol anew with an invite.`,
+  });
 }

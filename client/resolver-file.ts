@@ -21,7 +21,7 @@ const KEPT = '#|';
 const SUM = '# Sum: ';
 const SUM_DIGITS = 16;
 
-/** A whole file: `mark` in its second line, what is at `path` now, and the text of resolv.conf(5). */
+/** A whole file: `mark` in its second line, the text of resolv.conf(5), and what was at `path` before a tunnel's. */
 export function resolverFile(path: string, mark: string | undefined, text: string): string {
   const second = mark === undefined ? '' : `# ${mark}\n`;
   const body = `${NOTE}${second}${text}${beforeText(path)}`;
@@ -84,7 +84,7 @@ export function putBackAdvice(path: string): string {
 function beforeText(path: string): string {
   let former: FormerFile;
   try {
-    former = readFormer(path);
+    former = formerIn(path) ?? readFormer(path);
   } catch {
     return '';
   }

@@ -73,6 +73,8 @@ export class Servers {
   readonly #refused = new Set<number>();
   /** Where servers were found before, by number: name servers may be behind the dead tunnel. */
   readonly #known = new Map<number, Resolution>();
+  /** Address that a try ended at, by number: it was too short to ask all of them. */
+  readonly #endedAt = new Map<number, string>();
 
   /** Errors: those of reading our own key. */
   constructor(options: ServersOptions) {
@@ -161,13 +163,13 @@ export class Servers {
   }
 
   async #resolve(number: number, endpoints: TunnelPlan['endpoints']): Promise<Resolution> {
-    const resolution = await this.#options.resolve(endpoints);
+    let resolution = await this.#options.resolve(endpoints);
     if (resolution.found.length > 0) this.#known.set(number, resolution);
     else if (this.#options.targets.length > 1) {
       const known = this.#known.get(number) ?? resolution;
-      return { ...known, problems: resolution.problems };
+      resolution = { ...known, problems: resolution.problems };
     }
-    return resolution;
+    return beginningAt(this.#endedAt.get(number), resolution);
   }
 
   #act(link: ServerLink, number: number, action: HostAction): void {
@@ -198,6 +200,7 @@ export class Servers {
     this.#active = link;
     this.#trial = null;
     this.#refused.delete(number);
+    this.#endedAt.delete(number);
     link.adopt();
     this.#failover.took(number, this.#options.now());
     return former;
@@ -276,6 +279,8 @@ export class Servers {
     this.#options.log.debug({ server: this.lines[number]?.endpoint, why }, 'stayed where we were');
     link.close();
     this.#trial = null;
+    const [last] = link.outer;
+    if (last !== undefined) this.#endedAt.set(number, last);
     if (link.id !== this.#active.id) this.#options.engine().removePeer(link.id);
     this.#failover.gaveUp(this.#options.now());
     this.#active.resume();
@@ -299,6 +304,15 @@ function endpointsOf(target: Target): TunnelPlan['endpoints'] {
   if (target.type === 'invite') return target.endpoints;
   const main = target.profile.peers.find((peer) => peer.endpoint);
   return main?.endpoint ? [main.endpoint] : [];
+}
+
+/** The addresses in turn from this one on. */
+function beginningAt(address: string | undefined, resolution: Resolution): Resolution {
+  const { found } = resolution;
+  const at = found.findIndex((endpoint) => endpoint.address === address);
+  return at < 1
+    ? resolution
+    : { ...resolution, found: [...found.slice(at), ...found.slice(0, at)] };
 }
 
 /** Its key may have been changed since the client started. */

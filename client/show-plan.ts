@@ -14,7 +14,7 @@ import { deviceNameOf } from './host.ts';
 import { forwards } from './host-view.ts';
 import { acceptLease, type Network } from './lease.ts';
 import { Lockdowns } from './lockdown.ts';
-import { namespaceItself } from './network-changes.ts';
+import { isNamespace, namespaceItself } from './network-changes.ts';
 import { NetworkSetup, type Traffic } from './network-setup.ts';
 import { ownerMark, type TunnelPlace } from './place.ts';
 import { planTunnel } from './plan.ts';
@@ -114,7 +114,7 @@ export async function showPlan(request: PlanRequest, output: Output): Promise<Ex
   }
   if (traffic.netns !== null) {
     const { netns } = traffic;
-    if (!existsSync(`/run/netns/${netns}`)) steps.push(stepOf(namespaceItself(netns)));
+    if (!isNamespace(netns)) steps.push(stepOf(namespaceItself(netns)));
     const move: Command = ['ip', 'link', 'set', 'dev', device, 'netns', netns];
     steps.push({
       what: `${device} into ${netns}`,

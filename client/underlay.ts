@@ -72,8 +72,8 @@ export class Underlay {
     // Rules of others are no business of ours; one that is gone may have been ours.
     if (kind === 'rule' && !gone) return;
     const ours = device !== null && device === this.#options.device();
-    // What we add to our own device is no news; what goes from it may not be our doing.
-    if (!ours || gone) this.#settling.changed();
+    // What we add to our own device is no news; what goes from it, or is done to it, may not be ours.
+    if (!ours || gone || kind === 'link') this.#settling.changed();
   }
 
   async #look(): Promise<void> {

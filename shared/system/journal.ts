@@ -12,6 +12,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  truncateSync,
   writeFileSync,
   writeSync,
 } from 'node:fs';
@@ -194,6 +195,25 @@ export class Journal {
     }
   }
 
+  /**
+   * Writes other `content` into the file that replaceFile() put there: who has it open, or mounted
+   * elsewhere, sees it. A crash leaves the file empty, which is as good as ours. Errors:
+   * HOST_REFUSED, STATE_UNUSABLE.
+   */
+  rewriteFile(id: number, content: string): void {
+    const entry = this.#entries.find((e) => e.id === id);
+    if (!entry || !('file' in entry)) return;
+    const ours = Buffer.from(content);
+    try {
+      truncateSync(entry.file);
+      entry.ours = ours.toString('base64');
+      this.#write();
+      writeFileSync(entry.file, ours);
+    } catch (cause) {
+      throw refused(`cannot write ${entry.file}`, cause);
+    }
+  }
+
   /** Undoes one change. Errors: COMMAND_FAILED, HOST_REFUSED; the change stays recorded then. */
   async undo(id: number): Promise<void> {
     const entry = this.#entries.find((e) => e.id === id);
@@ -311,7 +331,11 @@ function readEntries(path: string): Entry[] {
     ({ text, ours } = readOwnFile(path));
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return [];
-    throw new VpnError('STATE_UNUSABLE', `cannot read the journal ${path}`, { cause });
+    const { code } = cause as NodeJS.ErrnoException;
+    throw new VpnError('STATE_UNUSABLE', `cannot read the journal ${path}: ${code}`, {
+      cause,
+      hint: 'It lists what is to be undone on this host: let it be read, or move it away and undo by hand what it lists.',
+    });
   }
   // What it lists is done with our privileges: root does nothing that another user wrote down.
   if (!ours) {

@@ -5,7 +5,8 @@
  *
  *   a eth0 10.77.1.2 ---- 10.77.1.1 s1 server: tun 192.168.1.1, a name server there, and one on s1
  */
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import {
   cpSync,
   existsSync,
@@ -101,11 +102,37 @@ test('programs in the namespace of a tunnel ask inside, and the files of the hos
       expect(readFileSync('/etc/resolv.conf', 'utf8')).toBe(before);
       expect(net.difference('a')).toEqual([]);
     };
+    const push = async (dns: string, domains: string) => {
+      writeFileSync(config, `push: { dns: [${dns}], domains: [${domains}] }\n`);
+      await server.json('reload');
+    };
+    /** A program that runs goes on with the servers that are pushed meanwhile. */
+    const seesWhatIsPushed = async () => {
+      const show = 'cat /etc/resolv.conf; read line; cat /etc/resolv.conf';
+      const inside = spawn(...enter('exec', ...flags, 'sh', '-c', show));
+      let shown = '';
+      inside.stdout.on('data', (text) => {
+        shown += text;
+      });
+      try {
+        await eventually('the program runs', 10_000, () => shown.includes('192.168.1.1'));
+        await push('192.168.1.1, 192.168.1.53', '');
+        const pushed = () => readFileSync(join(own, 'resolv.conf'), 'utf8').includes('1.53');
+        await eventually('the new ones are pushed', 10_000, pushed);
+        expect(shown).not.toContain('192.168.1.53');
+      } finally {
+        inside.stdin.end('\n');
+        await once(inside, 'close');
+      }
+      expect(shown).toContain('nameserver 192.168.1.53');
+      await push('192.168.1.1', 'intra.example');
+    };
     const gone = () => [existsSync(`/run/netns/${name}`), existsSync(own)];
     try {
       const first = await connect();
       inUse();
       await names.says(/asked www\.intra\.example 1/);
+      await seesWhatIsPushed();
       expect((await first.stop()).code).toBe(143);
       expect(gone()).toEqual([false, false]);
 

@@ -45,10 +45,10 @@ class Host {
   readonly #net: Net;
   readonly #profile: string;
 
-  constructor(net: Net) {
-    this.client = new Client(net, 'a');
+  constructor(net: Net, name = 'office') {
+    this.client = new Client(net, 'a', name);
     this.#net = net;
-    this.#profile = join(net.directory, 'office.conf');
+    this.#profile = join(net.directory, `${name}.conf`);
     const [own, other] = [generatePrivateKey(), generatePrivateKey()];
     const inside = `PrivateKey = ${keyToBase64(own)}\nAddress = 10.0.9.2/24\nDNS = 10.0.9.1\n`;
     const peer = `PublicKey = ${keyToBase64(publicKeyOf(other))}\nAllowedIPs = 0.0.0.0/0\n`;
@@ -67,6 +67,10 @@ class Host {
   async run(command: string, ...flags: string[]) {
     const place = flags.length > 0 ? flags : this.client.instance.flags;
     return this.#start(command, ...place, '--json').end();
+  }
+
+  exec(netns: string, ...command: string[]): Program {
+    return this.#start('exec', ...this.client.instance.flags, '--netns', netns, ...command);
   }
 
   #start(...args: string[]): Program {
@@ -100,6 +104,34 @@ test.each([
     expect(code).toBe(5);
     expect(state()).toBe(before);
     expect(existsSync(ownFiles(netns))).toBe(false);
+    expect(net.difference('a')).toEqual([]);
+  });
+});
+
+test('a name that is a file, and no namespace, is refused with what to do; two that make one at once do not meet in it', async () => {
+  await withName('half', async (netns, net) => {
+    const path = `/run/netns/${netns}`;
+    const host = new Host(net);
+    writeFileSync(path, '');
+    const { code, stderr } = await host.connect(netns).end();
+    expect([code, stderr]).toEqual([5, expect.stringContaining(`ip netns delete ${netns}`)]);
+    expect(stderr).toContain(`${path} is there and was no network namespace`);
+    const exec = await host.exec(netns, 'true').end();
+    expect([exec.code, exec.stderr]).toEqual([3, expect.stringContaining('no network namespace')]);
+    expect(existsSync(path)).toBe(true);
+    ip('netns', 'delete', netns);
+
+    const other = new Host(net, 'other');
+    const both = [host.connect(netns), other.connect(netns)];
+    const outcome = async (program: Program) =>
+      Promise.race([program.says(/connected:/, 20_000).then(() => 0), program.end()]);
+    const ends = await Promise.all(both.map(outcome));
+    const losers = ends.filter((end) => end !== 0);
+    expect(losers.length).toBe(1);
+    const [loser] = losers as { code: number; stderr: string }[];
+    expect(loser?.code, loser?.stderr).toBe(5);
+    for (const program of both) if (program.running) await program.stop();
+    expect([existsSync(path), existsSync(ownFiles(netns))]).toEqual([false, false]);
     expect(net.difference('a')).toEqual([]);
   });
 });

@@ -146,7 +146,9 @@ export class Program {
   }
 }
 
+/** The last lines, without keys: a report is printed. */
 function tail(text: string): string {
-  const lines = text.trimEnd().split('\n');
+  const shown = text.replace(/\b(culvert\d_|PrivateKey = |PresharedKey = )\S+/g, '$1...');
+  const lines = shown.trimEnd().split('\n');
   return lines.slice(-25).join('\n          ');
 }

@@ -6,6 +6,7 @@ import {
   readFileSync,
   readlinkSync,
   rmSync,
+  statSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
@@ -136,6 +137,30 @@ test('a plain file is replaced, keeps its options, and comes back byte for byte'
   ]);
   expect(await journal.undoAll()).toEqual([]);
   expect(readFileSync(file, 'utf8')).toBe(before);
+});
+
+test('in a namespace other servers go into the file that is there: programs have it by a mount', async () => {
+  writeFileSync(file, 'nameserver 10.0.0.1\n');
+  const journal = new Journal(join(folder, 'journal'), run);
+  const mark = 'of: a client';
+  const dns = new Dns({ device: 'cvc0', journal, run, file, mark, asks: async () => true });
+  expect(await dns.apply(ALL)).toMatchObject({ keeper: 'file', problem: null });
+  const { ino } = statSync(file);
+  const next = { ...ALL, servers: ['10.9.0.54'] };
+  expect(await dns.apply(next)).toMatchObject({ ...next, keeper: 'file', problem: null });
+  expect(statSync(file).ino).toBe(ino);
+  const text = readFileSync(file, 'utf8');
+  expect(text).toMatch(/^# Written by .*\n# of: a client\nnameserver 10\.9\.0\.54\n/);
+  expect(text).toContain('# Before: file');
+  expect(text).toContain('\n#|nameserver 10.0.0.1\n');
+  expect(text).not.toContain('10.9.0.53');
+  // Two looks find it as it was written.
+  expect([dns.keep(0), dns.keep(250)]).toEqual([null, null]);
+  // Somebody's own file is not written into.
+  writeFileSync(file, 'nameserver 10.0.0.7\n');
+  await dns.apply(ALL);
+  await journal.undoAll();
+  expect(readFileSync(file, 'utf8')).toBe('nameserver 10.0.0.7\n');
 });
 
 test('a plain file with the name servers of another tunnel is left to it until it is gone', async () => {

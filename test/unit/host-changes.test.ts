@@ -40,7 +40,9 @@ class FakeHost {
   answer: (line: string) => string = () => '';
   readonly run: Run = async (file, args) => {
     const line = [file, ...args].join(' ');
-    if (!/^ip (-[46] )?-json (address|route) show/.test(line)) this.ran.push(line);
+    if (!/^ip (-[46] )?-json (-details -Numeric )?(address|route|link) show/.test(line)) {
+      this.ran.push(line);
+    }
     return { stdout: this.answer(line), stderr: '' };
   };
 }

@@ -5,11 +5,13 @@ import {
   chownSync,
   existsSync,
   lstatSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
   readlinkSync,
   renameSync,
+  rmdirSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -77,6 +79,41 @@ test('what lies where the journal is written anew is replaced, not followed', as
   expect(readFileSync(precious, 'utf8')).toBe('text');
   expect(await reopened().undoAll()).toEqual([]);
   expect(existsSync(file)).toBe(false);
+});
+
+test('other content goes into the same file, and at every moment of it a crash is undone', async () => {
+  writeFileSync(file, 'before\n');
+  const journal = new Journal(path);
+  const id = journal.replaceFile(file, 'ours\n');
+  const { ino } = statSync(file);
+  const copies = [readFileSync(path)];
+  journal.rewriteFile(id, 'other\n');
+  expect([readFileSync(file, 'utf8'), statSync(file).ino]).toEqual(['other\n', ino]);
+  copies.push(readFileSync(path));
+  // As after a crash: the journal of before or after, and what of the file was written.
+  for (const [copy, texts] of [
+    [copies[0]!, ['ours\n', '']],
+    [copies[1]!, ['', 'oth', 'other\n']],
+  ] as const) {
+    for (const text of texts) {
+      writeFileSync(path, copy);
+      writeFileSync(file, text);
+      expect(await reopened().undoAll()).toEqual([]);
+      expect(readFileSync(file, 'utf8')).toBe('before\n');
+    }
+  }
+  expect(existsSync(path)).toBe(false);
+
+  const next = new Journal(path);
+  const again = next.replaceFile(file, 'ours\n');
+  // Nothing can be written down: what the journal has is still true of the file.
+  mkdirSync(`${path}.new`);
+  expect(() => next.rewriteFile(again, 'other\n')).toThrow('cannot write');
+  rmdirSync(`${path}.new`);
+  // With either journal a crash at this moment is undone.
+  expect(readFileSync(file, 'utf8')).toBe('');
+  expect(await reopened().undoAll()).toEqual([]);
+  expect(readFileSync(file, 'utf8')).toBe('before\n');
 });
 
 test('a file that was not there goes again, with the folders that were made for it', async () => {

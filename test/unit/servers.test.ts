@@ -1,4 +1,4 @@
-/** Several servers of one client: what is remembered of each. What follows from it is client.test.ts and failover.test.ts. */
+/** Several servers of one client: what is remembered of each, and how the next try begins. What follows from it is client.test.ts and failover.test.ts. */
 import { expect, test } from 'vitest';
 import type { Resolution } from '../../client/connection.ts';
 import type { ServerLink } from '../../client/server-link.ts';
@@ -26,4 +26,55 @@ test('where one of several servers was found before is known when its name canno
   new Servers(options as unknown as ServersOptions);
   expect(await starts[0]?.resolve([])).toEqual(found);
   expect(await starts[0]?.resolve([])).toEqual({ ...found, problems });
+});
+
+test('a try that came to nothing is taken up where it ended: all addresses have their turn', async () => {
+  const found = [1, 2, 3, 4, 5].map((n) => ({ address: `10.77.1.${n}`, port: 6000 }));
+  const starts: LinkStart[] = [];
+  let now = 0;
+  /** Address that the engine's peer of the second server has. */
+  let at: string | undefined;
+  const quiet = { debug: () => {}, warn: () => {}, info: () => {}, error: () => {} };
+  const options = {
+    targets: [1, 2].map(() => ({ type: 'invite', endpoints: [] })),
+    timeoutMs: 30_000,
+    log: quiet,
+    now: () => now,
+    engine: () => ({ removePeer: () => {} }),
+    link: (start: LinkStart) => {
+      starts.push(start);
+      const second = start.id === 2;
+      return {
+        id: start.id,
+        state: second ? 'connecting' : 'reconnecting',
+        plan: { endpoints: [] },
+        get outer() {
+          return at === undefined ? [] : [at];
+        },
+        ...{ input: () => {}, tick: () => {}, pause: () => {}, resume: () => {}, close: () => {} },
+      } as unknown as ServerLink;
+    },
+    resolve: async () => ({ found, ways: [], problems: [], hopeless: false }),
+    onAction: () => {},
+    later: () => {},
+  };
+  const servers = new Servers(options as unknown as ServersOptions);
+  starts[0]?.onAction({ type: 'ready' });
+  const nextTry = async () => {
+    const before = starts.length;
+    while (starts.length === before) {
+      now += 1_000;
+      servers.tick();
+    }
+    const { found: order } = (await starts.at(-1)?.resolve([])) ?? { found: [] };
+    return order.map(({ address }) => address.at(-1)).join('');
+  };
+  expect(await nextTry()).toBe('12345');
+  at = '10.77.1.4';
+  expect(await nextTry()).toBe('45123');
+  at = '10.77.1.2';
+  expect(await nextTry()).toBe('23451');
+  // A list that has changed begins as it comes.
+  at = '10.77.9.9';
+  expect(await nextTry()).toBe('12345');
 });

@@ -67,13 +67,16 @@ test('changes without end are looked at after two seconds', async () => {
   expect(heard).toEqual(['disturbed']);
 });
 
-test('what comes to our own device is ours; what goes from it is looked after', async () => {
+test('what comes to our own device is ours; what goes from it, or is done to it, is looked after', async () => {
   change(on('cvc0'));
   await vi.advanceTimersByTimeAsync(5_000);
   expect(heard).toEqual([]);
   change(on('cvc0', true));
   await vi.advanceTimersByTimeAsync(300);
   expect(heard).toEqual(['disturbed']);
+  change({ kind: 'link', device: 'cvc0', gone: false });
+  await vi.advanceTimersByTimeAsync(300);
+  expect(heard).toEqual(['disturbed', 'disturbed']);
 });
 
 test('sleep shows in the clocks, and so does a process that stood still', () => {
