@@ -315,7 +315,9 @@ export class Connection {
     if (way === 'gone') {
       // This network may carry the other family alone, in which the name may have an address.
       if (this.#addresses.length > 1) this.#aimAtNext(now);
-      if (this.#plan.endpoints.some(({ host }) => isIP(host) === 0)) this.#resolve();
+      // And an address that had no way when they were looked up last may have one now.
+      const { endpoints } = this.#plan;
+      if (endpoints.length > 1 || endpoints.some(({ host }) => isIP(host) === 0)) this.#resolve();
       return;
     }
     // Where it was is where it most likely is, over the new way; the names follow if not.

@@ -321,6 +321,14 @@ test('no way to the address in use: the other ones of the name at once, and the 
   expect(run.feed(gone)).toEqual(['aim 10.77.1.1 own']);
 });
 
+test('no way to the only address that had one: the others that were given are asked for at once', () => {
+  const endpoints = ['10.77.1.1', 'fd00::1'].map((host) => ({ host, port: 6000 }));
+  const run = new Run({ endpoints }).connect(A);
+  const gone: Input = { type: 'way', way: 'gone', text: 'no way' };
+  expect(run.feed(gone)).toEqual(['note - no way', 'resolve']);
+  expect(run.feed(found(B)).at(-1)).toBe('aim fd00::1 own');
+});
+
 test('over a new way that does not lead there the other addresses are tried', () => {
   const run = new Run().connect(A, B);
   run.feed({ type: 'way', way: 'changed', text: 'eth1' });
