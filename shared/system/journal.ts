@@ -45,8 +45,9 @@ export interface HostChange {
 
 /** Programs an undo may call, and what they say when the thing to remove is gone already. */
 const ALREADY_UNDONE = {
-  // A tun device takes its addresses and routes along when its process ends.
-  ip: /Cannot find device|Cannot assign requested address|No such process|does not exist|No such file|network namespace/,
+  // A tun device takes its addresses and routes along when its process ends, those of IPv6 when its
+  // MTU falls below 1280.
+  ip: /Cannot find device|Cannot assign requested address|IPv6 is disabled on this device|No such process|does not exist|No such file|network namespace/,
   nft: /No such file or directory/,
   resolvectl: /No such device|not known|Failed to resolve interface/,
   resolvconf: /No resolv\.conf for interface/,

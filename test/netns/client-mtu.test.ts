@@ -185,6 +185,17 @@ test('a hole that is too small for IPv6 does not stop IPv4', async () => {
       const bytes = await transfer(net, 'a', 'server', '192.168.1.1', { seconds: 1, reverse });
       expect(bytes).toBeGreaterThan(500_000);
     }
+    // Without IPv6 the device takes the size of the way, and the kernel its IPv6 addresses with it.
+    const addresses = () => net.ip('a', 'address', 'show', 'dev', a.device()!.name);
+    await server.program?.stop();
+    const other = await startServer(net);
+    await eventually('IPv6 is gone', 30_000, async () => fits(await mtuOf(a), 1_300));
+    expect(addresses()).not.toContain('fd77:');
+    await other.program?.stop();
+    await startServer(net, 'network6: fd77::/64\n');
+    await eventually('IPv6 is back', 30_000, () => addresses().includes('fd77:'));
+    expect((await net.run('a', 'ping', ['-n', '-c', '1', '-W', '2', 'fd77::1'])).code).toBe(0);
+    expect(a.program?.stderr).not.toContain('the network could not be changed');
   });
 });
 
