@@ -119,6 +119,10 @@ function openLog(path: string): number {
     }
     return openSync(path, 'a', 0o600);
   } catch (cause) {
-    throw new VpnError('STATE_UNUSABLE', `cannot write the log ${path}`, { cause });
+    const { code } = cause as NodeJS.ErrnoException;
+    throw new VpnError('STATE_UNUSABLE', `cannot write the log ${path}: ${code}`, {
+      cause,
+      hint: 'Look at what is there, and at its permissions; --run names another directory.',
+    });
   }
 }

@@ -1,5 +1,5 @@
 /** The client in the background, when there is none. */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -37,5 +37,15 @@ test('a client that was told to end before it was connected is none that failed'
   await expect(begin('/bin/true', join(folder, 'client.log'))).rejects.toMatchObject({
     code: 'NOT_RUNNING',
     message: expect.stringContaining('disconnected'),
+  });
+});
+
+test('a log that cannot be written is named with the reason, and how to have it elsewhere', async () => {
+  const logPath = join(folder, 'client.log');
+  mkdirSync(logPath);
+  await expect(begin('/bin/true', logPath)).rejects.toMatchObject({
+    code: 'STATE_UNUSABLE',
+    message: `cannot write the log ${logPath}: EISDIR`,
+    hint: expect.stringContaining('--run'),
   });
 });
