@@ -36,6 +36,8 @@ export interface RouteRow {
   readonly dev?: string;
   readonly gateway?: string;
   readonly table?: string;
+  /** Of a route over several links, in place of `dev` and `gateway`. */
+  readonly nexthops?: readonly Pick<RouteRow, 'dev' | 'gateway'>[];
 }
 /** As `ip -json rule show` prints it. */
 export interface RuleRow {
@@ -177,11 +179,15 @@ export function forwards(netns: string | null, folder = FORWARDING): boolean {
   });
 }
 
-/** Of both families, in the main table. Errors: COMMAND_FAILED, COMMAND_MISSING. */
+/**
+ * Of both families, in the main table; of a route over several links a row for each. Errors:
+ * COMMAND_FAILED, COMMAND_MISSING.
+ */
 export async function readDefaultRoutes(run: Run): Promise<RouteRow[]> {
   const read = (family: string) =>
     rowsOf<RouteRow>(run, [family, '-json', 'route', 'show', 'default']);
-  return (await Promise.all(['-4', '-6'].map(read))).flat();
+  const rows = (await Promise.all(['-4', '-6'].map(read))).flat();
+  return rows.flatMap((row) => row.nexthops?.map((hop) => ({ ...row, ...hop })) ?? [row]);
 }
 
 /** Rows of `ip -json`; a host without IPv6 has none. */

@@ -80,11 +80,14 @@ class Host {
   }
 }
 
+const hop = (last: number) => ['nexthop', 'via', `192.0.2.${last}`, 'dev', 'v0'];
+
 test.each([
   ['a default route', ['-4', 'route', 'add', 'default', 'via', '192.0.2.1']],
   // What the tunnel does not carry, or our route does not clash with, would leave all the same.
   ['one of another family', ['-6', 'route', 'add', 'default', 'dev', 'v0']],
   ['one of lower rank', ['-4', 'route', 'add', 'default', 'via', '192.0.2.1', 'metric', '900']],
+  ['one over several links', ['-4', 'route', 'add', 'default', ...hop(1), ...hop(3)]],
 ])('a namespace that has %s is refused by name, and stays as it was', async (_, route) => {
   await withName('taken', async (netns, net) => {
     const inside = (...args: string[]) => ip('-n', netns, ...args);

@@ -471,21 +471,28 @@ test('a network that another tunnel of the host has is named, not only the words
   });
 });
 
-test('a lease that takes the address of the gateway changes nothing, and is not accepted first', async () => {
-  const host = new FakeHost();
-  host.answer = (line) =>
-    line.endsWith('-4 -json route show default')
-      ? JSON.stringify([{ dst: 'default', gateway: '10.0.1.1', dev: 'eth0' }])
-      : '';
-  const setup = setupOn(host);
-  const accepted: string[] = [];
-  const apply = (address: string) => {
-    const change = { addresses: [address], serverAddress: '10.0.1.77' };
-    return setup.apply(wish(change), () => accepted.push(`${address} after ${host.ran.length}`));
-  };
-  expect(await codeOf(apply('10.0.1.1/24'))).toBe('NETWORK_CLASH');
-  expect([accepted, host.ran]).toEqual([[], []]);
-  await apply('10.0.1.2/24');
-  expect(accepted).toEqual(['10.0.1.2/24 after 0']);
-  expect(host.ran).not.toEqual([]);
-});
+const HOP = { gateway: '10.0.1.1', dev: 'eth0' };
+const OTHER_HOP = { gateway: '10.0.7.1', dev: 'eth1' };
+
+test.each([
+  ['the gateway', { dst: 'default', ...HOP }],
+  ['one of two gateways', { dst: 'default', nexthops: [OTHER_HOP, HOP] }],
+])(
+  'a lease that takes the address of %s changes nothing, and is not accepted first',
+  async (_, route) => {
+    const host = new FakeHost();
+    host.answer = (line) =>
+      line.endsWith('-4 -json route show default') ? JSON.stringify([route]) : '';
+    const setup = setupOn(host);
+    const accepted: string[] = [];
+    const apply = (address: string) => {
+      const change = { addresses: [address], serverAddress: '10.0.1.77' };
+      return setup.apply(wish(change), () => accepted.push(`${address} after ${host.ran.length}`));
+    };
+    expect(await codeOf(apply('10.0.1.1/24'))).toBe('NETWORK_CLASH');
+    expect([accepted, host.ran]).toEqual([[], []]);
+    await apply('10.0.1.2/24');
+    expect(accepted).toEqual(['10.0.1.2/24 after 0']);
+    expect(host.ran).not.toEqual([]);
+  },
+);
