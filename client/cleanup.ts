@@ -2,12 +2,12 @@
 import { existsSync, rmSync } from 'node:fs';
 import { ExitCode, VpnError } from '../shared/errors.ts';
 import type { Output } from '../shared/program.ts';
-import { acquireInstanceLock, type InstanceLock } from '../shared/system/instance-lock.ts';
 import { Journal } from '../shared/system/journal.ts';
 import { isServed } from '../shared/system/local-socket.ts';
 import { requireNetAdmin } from '../shared/system/require-tun.ts';
 import { type Run, run } from '../shared/system/run.ts';
 import { deadSocketText, removeDeadSockets } from '../shared/uapi/socket.ts';
+import { lockForCleanup } from './cleanup-lock.ts';
 import {
   findLeftNamespaces,
   type LeftInNamespace,
@@ -59,13 +59,16 @@ export async function cleanUp(
   }: { run?: Run; resolvConf?: string; namespaceFiles?: string } = {},
 ): Promise<ExitCode> {
   requireNetAdmin();
-  const lock = existsSync(place.runDirectory) ? lockAgainstAnother(place.runDirectory) : null;
+  const lock = existsSync(place.runDirectory) ? lockForCleanup(place.runDirectory) : null;
   try {
     const running = await runningTunnels(place);
     const cleanup = { place, output, run: runner, running, namespaceFiles };
     const outcome: Outcome = { undone: [], failed: [] };
-    await undoJournals(cleanup, outcome);
-    outcome.undone.push(...removeSockets(cleanup).map((path) => `socket ${path}`));
+    // Without the lock what is there now belongs to a client that has just begun.
+    if (lock !== null) {
+      await undoJournals(cleanup, outcome);
+      outcome.undone.push(...removeSockets(cleanup).map((path) => `socket ${path}`));
+    }
     outcome.undone.push(...(await removeDeadSockets()).map(deadSocketText));
     await removeLeftovers(cleanup, outcome);
     if (await isResolverFileLeft(runner, resolvConf)) {
@@ -78,22 +81,6 @@ export async function cleanUp(
     return outcome.failed.length === 0 ? ExitCode.ok : ExitCode.other;
   } finally {
     lock?.release();
-  }
-}
-
-/**
- * Two that undo the same journal would each take what the other has done for a failure. Errors:
- * ALREADY_RUNNING, STATE_UNUSABLE, LOCK_FAILED.
- */
-function lockAgainstAnother(directory: string): InstanceLock {
-  try {
-    return acquireInstanceLock(directory, 'cleanup');
-  } catch (error) {
-    if (!(error instanceof VpnError) || error.code !== 'ALREADY_RUNNING') throw error;
-    throw new VpnError('ALREADY_RUNNING', error.message, {
-      cause: error,
-      hint: 'Wait until it has ended; what is left then, `vpn-client cleanup` undoes.',
-    });
   }
 }
 
@@ -128,13 +115,14 @@ async function removeLeftovers(cleanup: Cleanup, outcome: Outcome): Promise<void
     output.warn(`cannot look for what is left without a journal: ${messageOf(error)}`);
     return [];
   };
+  // First: whoever answers has its device by now, so that nothing of it is taken for left behind.
+  const shown = await readStatus(place, undefined).catch(() => []);
   const leftovers = await findLeftovers(runner).catch(unknown);
   const inNamespaces = await findLeftNamespaces(runner, null, namespaceFiles).catch(unknown);
   const mine = inNamespaces.filter(({ owner }) => owner === ownerOf(place));
   await nameThoseOfOthers(cleanup, inNamespaces);
   if (leftovers.length + mine.length === 0) return;
   // One that has rules and no device yet, or no more, says nothing of itself.
-  const shown = await readStatus(place, undefined).catch(() => []);
   if (shown.length < running.length) {
     outcome.failed.push(...[...leftovers, ...mine].map(({ what }) => what));
     output.warn('left alone, because a client just begins or is ending: run this again');

@@ -10,8 +10,9 @@ import { compareTai64n } from '../shared/noise/tai64n.ts';
 import { asVpnError } from '../shared/program.ts';
 import { Engine, type EngineEvent, TICK_MS } from '../shared/session/engine.ts';
 import { acquireInstanceLock, type InstanceLock } from '../shared/system/instance-lock.ts';
-import { type LocalSocket, serveLocalSocket } from '../shared/system/local-socket.ts';
+import type { LocalSocket } from '../shared/system/local-socket.ts';
 import { offerWireguardSocket, type WireguardSocket } from '../shared/uapi/socket.ts';
+import { serveBesideCleanup } from './cleanup-lock.ts';
 import type { ClientOptions } from './client-options.ts';
 import { stillClosed } from './closures.ts';
 import type { ConnectionState } from './connection.ts';
@@ -196,7 +197,7 @@ export class Client {
       for (const folder of this.#servers.folders) {
         this.#locks.push(acquireInstanceLock(folder, 'client'));
       }
-      this.#socket = await serveLocalSocket(options.place.socketPath, {
+      this.#socket = await serveBesideCleanup(options.place, {
         status: () => this.status(),
         disconnect: () => this.#disconnect(),
         rotateKey: () => this.#link.rotation.start(this.#servers.state),
@@ -207,10 +208,9 @@ export class Client {
       throw running ?? error;
     }
     const device = options.device ?? defaultDevice(keys.folder);
-    const { log, traffic } = options;
+    const { log, traffic, place } = options;
     const { run, lookUp } = this.#host;
     const mark = plan.fwmark;
-    const { place } = options;
     const hostSide = new HostSide({
       ...{ device, place, traffic, mark, run, lookUp, log },
       tell: (text) => this.#tell(text),

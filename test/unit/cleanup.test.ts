@@ -321,6 +321,22 @@ asRoot('a client that only begins keeps its journal and its rules', async () => 
   expect([await clean(), resolver(), host.tables.size]).toEqual([0, 'as before', 0]);
 });
 
+asRoot('a client whose device comes while it is asked keeps its rules', async () => {
+  const { place, host, clean, resolver } = setUp();
+  host.tables.set('culvert-protect-cvc1', ['outgoing']);
+  const status = () => {
+    host.links = [...host.links, 'cvc1'];
+    return {};
+  };
+  const socket = await serveLocalSocket(placeOfTunnel(place, 'b').socketPath, { status });
+  try {
+    await expect(clean()).rejects.toThrow('the client of b is running');
+    expect([resolver(), host.tables.size]).toEqual(['ours', 1]);
+  } finally {
+    await socket.close();
+  }
+});
+
 asRoot(
   'a client that runs is left alone, and alone with its journal a reason to refuse',
   async () => {

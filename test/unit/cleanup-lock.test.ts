@@ -1,0 +1,44 @@
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { lockForCleanup, serveBesideCleanup } from '../../client/cleanup-lock.ts';
+import { placeOfTunnel } from '../../client/place.ts';
+
+let folder: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), `culvert-beside-${process.pid}-`));
+});
+afterEach(() => rmSync(folder, { recursive: true }));
+
+const placeOf = () => placeOfTunnel({ stateDirectory: folder, runDirectory: folder }, 'office');
+
+test.each([
+  ['is at work', 0],
+  ['begins in the moment when it does', 1],
+])('a client does not begin while a cleanup %s', async (_, first) => {
+  const place = placeOf();
+  let lock = first === 0 ? lockForCleanup(folder) : null;
+  const served = serveBesideCleanup(place, {});
+  // It has looked for a cleanup, and does not listen yet.
+  lock ??= lockForCleanup(folder);
+  await sleep(200);
+  expect(existsSync(place.socketPath)).toBe(false);
+  lock.release();
+  const socket = await served;
+  expect(existsSync(place.socketPath)).toBe(true);
+  await socket.close();
+});
+
+test('a cleanup that hangs is named, and one that was killed is no hindrance', async () => {
+  const place = placeOf();
+  const lock = lockForCleanup(folder);
+  await expect(serveBesideCleanup(place, {}, 0)).rejects.toThrow(
+    `another cleanup (pid ${process.pid}) is running`,
+  );
+  lock.release();
+  // Its number has passed to another process.
+  writeFileSync(join(folder, 'cleanup.lock'), `pid ${process.pid}\n`);
+  await (await serveBesideCleanup(place, {}, 0)).close();
+});
