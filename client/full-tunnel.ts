@@ -34,6 +34,8 @@ export interface RoutingNumbers {
   readonly port: number;
   /** Null: the host's own rule is asked before ours. */
   readonly own: number | null;
+  /** Of what leaves from the host's addresses in local networks that overlap; may be that of `own`. */
+  readonly answers: number;
   readonly overlap: number;
   readonly local: number;
   readonly everything: number;
@@ -81,6 +83,7 @@ export function chooseNumbers(taken: TakenNumbers, seed: number, mark = 0): Rout
     overlapTable: tableOf() + 1,
     port: PORT_PRIORITY,
     own: taken.own !== null && taken.own > lowest - RULES ? lowest - RULES : null,
+    answers: lowest - RULES,
     overlap: lowest - 3,
     local: lowest - 2,
     everything: lowest - 1,
@@ -139,7 +142,10 @@ export function ownAddressChanges(numbers: RoutingNumbers, families: Iterable<Fa
   );
 }
 
-/** Whether a rule at `priority` is the one of ownAddressChanges() beside one that asks later. */
+/**
+ * Whether a rule at `priority` is one of ownAddressChanges(), or of `answers`, beside one that asks
+ * later.
+ */
 export function isOwnBeside(priority: number, beside: number, overlap: boolean): boolean {
   return priority === beside - (overlap ? 1 : 3);
 }

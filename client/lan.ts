@@ -2,10 +2,11 @@
  * A tunnel whose networks are those of the local network, 192.168.1.0/24 here and there, or
  * contain the server's own outer address. The tunnel has its own table for what overlaps, asked
  * before the main one; what the host itself lives on, its gateway, its name servers and the
- * server's outer address, stays outside. The local network's own addresses and routes are not
- * touched. Pure.
+ * server's outer address, stays outside, and so does what leaves from the host's address there:
+ * answers to local hosts, and connections from before. The local network's own addresses and routes
+ * are not touched. Pure.
  */
-import { type Cidr, contains, networkText, overlaps, parseCidr } from '../shared/cidr.ts';
+import { type Cidr, cidrText, contains, networkText, overlaps, parseCidr } from '../shared/cidr.ts';
 import type { HostChange } from '../shared/system/journal.ts';
 import { into, type RoutingNumbers, rule } from './full-tunnel.ts';
 import type { HostView } from './host-view.ts';
@@ -17,6 +18,8 @@ export interface Overlap {
   readonly kept: readonly string[];
   /** Local networks that are smaller than a range they are in, `address/length`: they win. */
   readonly smaller: readonly string[];
+  /** The host's own addresses in those that are not, with their network: what comes to them is answered there. */
+  readonly own: readonly { readonly address: string; readonly network: string }[];
   /** What people have to know, one sentence each. */
   readonly clashes: readonly string[];
   /** Own addresses inside that are others' outside, on whom this host lives. */
@@ -62,13 +65,12 @@ export function findOverlap(tunnel: TunnelRanges, view: HostView): Overlap {
   ];
   const lifelines = new Map(reasons.toReversed());
   const kept = new Map([...lifelines].filter(([address]) => inside(address)));
-  const clashes = view.networks
-    .filter((network) => shared.some((r) => takes(r, network.range)))
-    .map(({ device, range: net }) => {
-      const taken = shared.filter((r) => takes(r, net)).map(networkText);
-      const stays = [...kept.keys()].join(', ') || 'none';
-      return `${taken.join(', ')} is the local network of ${device}, too; its addresses lead into the tunnel, but for: ${stays}`;
-    });
+  const clashing = view.networks.filter((network) => shared.some((r) => takes(r, network.range)));
+  const clashes = clashing.map(({ device, range: net }) => {
+    const taken = shared.filter((r) => takes(r, net)).map(networkText);
+    const stays = [...kept.keys()].join(', ') || 'none';
+    return `${taken.join(', ')} is the local network of ${device}, too; its addresses lead into the tunnel, but for: ${stays}`;
+  });
   for (const r of around.filter((r) => !shared.some((other) => contains(other, r)))) {
     const inIt = tunnel.endpoints.filter((address) => contains(r, range(address)));
     const what = `contains the server's outer address ${inIt.join(', ')}`;
@@ -98,6 +100,7 @@ export function findOverlap(tunnel: TunnelRanges, view: HostView): Overlap {
     smaller: local
       .filter((net) => ranges.some((r) => contains(r, net) && r.prefixLength < net.prefixLength))
       .map(networkText),
+    own: ownIn(clashing, tunnel.addresses),
     clashes: [...new Set(clashes)],
     taken,
   };
@@ -106,7 +109,7 @@ export function findOverlap(tunnel: TunnelRanges, view: HostView): Overlap {
 /** The changes in the order to make them; exceptions first, so that nothing is cut in between. */
 export function overlapChanges(
   device: string,
-  { ranges, kept, smaller }: Overlap,
+  { ranges, kept, smaller, own }: Overlap,
   numbers: RoutingNumbers,
 ): HostChange[] {
   const table = String(numbers.overlapTable);
@@ -122,6 +125,11 @@ export function overlapChanges(
     ...ranges.map((cidr) =>
       route(`route ${cidr} through ${device}`, cidr, [cidr, ...into(device)]),
     ),
+    ...own.map(({ address, network }) =>
+      rule(`${address} answers in ${network}`, range(address).family, numbers.answers, [
+        ...['from', address, 'to', network, 'lookup', 'main'],
+      ]),
+    ),
     ...ranges.map((cidr) =>
       rule(`${cidr} into the tunnel`, range(cidr).family, numbers.overlap, [
         'to',
@@ -131,6 +139,16 @@ export function overlapChanges(
       ]),
     ),
   ];
+}
+
+/** Addresses of the host that are none of the tunnel's, and the networks they are in. */
+function ownIn(networks: HostView['networks'], inner: readonly string[]): Overlap['own'] {
+  const inside = inner.map((text) => text.split('/')[0]);
+  const own = networks.map(({ range: net }) => ({
+    address: cidrText(net).split('/')[0]!,
+    network: networkText(net),
+  }));
+  return own.filter(({ address }) => !inside.includes(address));
 }
 
 function range(text: string): Cidr {

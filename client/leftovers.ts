@@ -140,7 +140,13 @@ function besides({ priority = 0, not }: RuleRow, rules: readonly RuleRow[]): rea
     rules.some((other) => other !== rule && findsOwn(other));
   const isMain = (rule: RuleRow): boolean =>
     everything && rule.priority === priority - 1 && rule.table === 'main';
-  return rules.filter((rule) => isMain(rule) || isOwn(rule));
+  const answers = (rule: RuleRow): boolean =>
+    isOwnBeside(rule.priority ?? 0, priority, !everything) &&
+    rule.table === 'main' &&
+    rule.src !== undefined &&
+    rule.src !== 'all' &&
+    rule.dst !== undefined;
+  return rules.filter((rule) => isMain(rule) || isOwn(rule) || answers(rule));
 }
 
 function leadsOut({ dev, type }: RouteRow): boolean {

@@ -84,7 +84,7 @@ export interface Wish {
 
 /** So often a client chooses its numbers, while others that begin choose the same. */
 const MOST_CHOICES = 5;
-const NOTHING: Overlap = { ranges: [], kept: [], smaller: [], clashes: [], taken: [] };
+const NOTHING: Overlap = { ranges: [], kept: [], smaller: [], own: [], clashes: [], taken: [] };
 
 export class NetworkSetup {
   readonly #options: SetupOptions;
@@ -366,9 +366,10 @@ export class NetworkSetup {
     if (families.size === 0) return changes;
     const numbers = await this.numbers();
     changes.push(...ownAddressChanges(numbers, families));
-    if (overlapping.length > 0) changes.push(...overlapChanges(device, this.#overlap, numbers));
-    if (carried.length + blocked.length === 0) return changes;
     const { lan } = traffic;
+    const overlap = lan ? this.#overlap : { ...this.#overlap, own: [] };
+    if (overlapping.length > 0) changes.push(...overlapChanges(device, overlap, numbers));
+    if (carried.length + blocked.length === 0) return changes;
     const neighbours = lan || !checksSourcesStrictly() ? [] : neighboursOf(wish, view);
     const alone = innerAlone(innerAddresses(network), view);
     if (!traffic.protect && alone.length + neighbours.length > 0) {

@@ -60,6 +60,13 @@ test('a local network with the addresses of the tunnel stays, and the tunnel wor
     expect(await net.reaches('a', '10.99.0.1')).toBe(true);
     expect(await net.reaches('a', inner)).toBe(true);
 
+    // Who is in the local network still reaches this host, under whatever address.
+    net.ip('gateway', 'address', 'add', '192.168.1.60/32', 'dev', 'g1');
+    const asks = ['-n', '-c', '1', '-W', '2', '-I', '192.168.1.60', '192.168.1.50'];
+    expect((await net.run('gateway', 'ping', asks)).code).toBe(0);
+    expect(way('192.168.1.60')).toMatch(/dev cvc/);
+    net.ip('gateway', 'address', 'del', '192.168.1.60/32', 'dev', 'g1');
+
     const { clashes } = JSON.parse((await a.command('status')).stdout) as { clashes: string[] };
     expect(clashes.join('\n')).toMatch(/192\.168\.1\.0\/24 is the local network of eth0, too/);
     expect(clashes.join('\n')).toMatch(/192\.168\.1\.1 .* the gateway of eth0/);

@@ -100,6 +100,7 @@ function leaveBehind(host: MadeUpHost): { readonly others: readonly string[] } {
   const local = (priority: number) => ({ priority, table: 'main', suppress_prefixlen: 0 });
   host.rules = {
     '-4': [
+      { priority: 32_759, src: '10.0.0.9', dst: '10.0.0.0', table: 'main' },
       ...[{ priority: 32_760, dst: '10.0.0.0', table: '52015' }, local(32_761)],
       ...[everything(32_762, '52014'), local(32_764), everything(32_765, '52016')],
       // Of somebody else, who likes our numbers.
@@ -130,6 +131,7 @@ asRoot('what is left of a client without a journal goes, and nothing of anybody 
   expect([...host.tables.keys()]).toEqual(others);
   expect(host.changes).toEqual([
     'ip -4 rule del priority 32760 lookup 52015',
+    'ip -4 rule del priority 32759 lookup main',
     'ip -4 rule del priority 32762 lookup 52014',
     'ip -4 rule del priority 32761 lookup main',
     'ip -4 route flush table 52015',

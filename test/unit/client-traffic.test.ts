@@ -36,7 +36,8 @@ const network = (...addresses: string[]) => ({
 test('numbers are those nobody uses, and before the rules of others', () => {
   expect(NUMBERS).toEqual({
     ...{ mark: SEALED_MARK, table: 52_014, overlapTable: 52_015 },
-    ...{ port: 10, own: null, overlap: 32_763, local: 32_764, everything: 32_765 },
+    ...{ port: 10, own: null, answers: 32_762 },
+    ...{ overlap: 32_763, local: 32_764, everything: 32_765 },
   });
   const taken = { ...FREE, tables: new Set([52_014, 52_017]) };
   expect(chooseNumbers(taken, 7).table).toBe(52_018);
@@ -137,6 +138,19 @@ test('an overlap keeps gateway, name servers and the way to the server local', (
     'ip -4 rule add priority 32763 to 192.168.1.0/24 lookup 52015',
   ]);
   expect(lines).toContain('ip -4 route add throw 192.168.1.1 table 52015');
+});
+
+test('an overlap leaves what comes from the address in the local network there', () => {
+  const tunnel = { routes: [], wanted: [], endpoints: [] };
+  const ruled = (address: string) =>
+    overlapChanges('cvc0', findOverlap({ ...tunnel, addresses: [address] }, HOME), NUMBERS)
+      .map(({ apply }) => apply.join(' '))
+      .filter((line) => line.includes('from'));
+  expect(ruled('192.168.1.7/24')).toEqual([
+    'ip -4 rule add priority 32762 from 192.168.1.50 to 192.168.1.0/24 lookup main',
+  ]);
+  // The address inside is the same; the local network is smaller, and wins by itself.
+  expect([...ruled('192.168.1.50/24'), ...ruled('192.168.7.2/16')]).toEqual([]);
 });
 
 test("the host's own name servers are known also while its resolver names the tunnel's", () => {
