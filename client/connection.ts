@@ -94,7 +94,7 @@ type Phase = 'resolve' | 'handshake' | 'enrol' | 'lease' | 'setUp' | 'connected'
  */
 const ADDRESS_DWELL_MS = { first: 1_000, next: 2_500, later: 5_000 } as const;
 /** Time for an identity to be answered. */
-const IDENTITY_DWELL_MS = 6_000;
+export const IDENTITY_DWELL_MS = 6_000;
 /** Initiations without an answer (one each 5 s) until names are looked up again. */
 const ATTEMPTS_UNTIL_RESOLVE = 2;
 /** Pause after a failed look-up: doubled each time, with up to a quarter added by chance. */

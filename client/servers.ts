@@ -9,7 +9,12 @@ import type { Logger } from '../shared/log.ts';
 import { formatHostPort } from '../shared/profile.ts';
 import { asVpnError } from '../shared/program.ts';
 import type { Engine } from '../shared/session/engine.ts';
-import type { ConnectionState, Input, Resolution } from './connection.ts';
+import {
+  type ConnectionState,
+  IDENTITY_DWELL_MS,
+  type Input,
+  type Resolution,
+} from './connection.ts';
 import { Failover } from './failover.ts';
 import type { TunnelPlan } from './plan.ts';
 import type { ProfileStore } from './profile-store.ts';
@@ -18,7 +23,7 @@ import type { Target } from './target.ts';
 
 /** Time for another server to give a lease, and for the host to be as it says. */
 const TRY_MS = 15_000;
-/** Time for it to shake hands: when the one in use is silent, and when it is not. */
+/** Time for it to shake hands with one key of ours: when the one in use is silent, and when it is not. */
 const ANSWER_MS = { lost: 8_000, connected: 4_000 } as const;
 /** Peer id of the first server; the others follow. */
 const FIRST_PEER = 1;
@@ -261,8 +266,10 @@ export class Servers {
     const { log, now } = this.#options;
     const lost = this.#active.state !== 'connected';
     try {
-      const answerBy = now() + ANSWER_MS[lost ? 'lost' : 'connected'];
       const link = this.#link(number, true);
+      // A change of our key there was cut off: the new one has its turn, and then the old one.
+      const before = link.plan.identity === 'rotating' ? IDENTITY_DWELL_MS : 0;
+      const answerBy = now() + before + ANSWER_MS[lost ? 'lost' : 'connected'];
       this.#active.pause();
       this.#trial = { link, number, answerBy };
       log.debug({ server: this.lines[number]?.endpoint }, 'trying another server');

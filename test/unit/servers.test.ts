@@ -78,3 +78,43 @@ test('a try that came to nothing is taken up where it ended: all addresses have 
   at = '10.77.9.9';
   expect(await nextTry()).toBe('12345');
 });
+
+test.each([
+  ['our own key', 'own', 8_000],
+  ['two keys, as a change of it was cut off,', 'rotating', 14_000],
+])('a server that knows us by %s has time to answer to each', (_what, identity, most) => {
+  let [now, triedAt, closedAt] = [0, 0, 0];
+  const links = new Map<number, ServerLink>();
+  const options = {
+    targets: [1, 2].map(() => ({ type: 'invite', endpoints: [] })),
+    timeoutMs: 30_000,
+    log: { debug: () => {} },
+    now: () => now,
+    engine: () => ({ removePeer: () => {} }),
+    link: ({ id }: LinkStart) => {
+      const link = {
+        id,
+        state: id === 1 ? 'reconnecting' : 'connecting',
+        plan: { endpoints: [], identity },
+        outer: [],
+        input: () => {
+          triedAt = now;
+        },
+        close: () => {
+          closedAt = now;
+        },
+        ...{ tick: () => {}, pause: () => {}, resume: () => {} },
+      } as unknown as ServerLink;
+      links.set(id, link);
+      return link;
+    },
+    onAction: () => {},
+  };
+  const servers = new Servers({
+    ...options,
+    resolve: () => new Promise(() => {}),
+  } as unknown as ServersOptions);
+  for (; closedAt === 0 && now < 60_000; now += 250) servers.tick();
+  expect(links.size).toBe(2);
+  expect(closedAt - triedAt).toBe(most);
+});
