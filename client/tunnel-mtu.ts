@@ -32,6 +32,8 @@ export class TunnelMtu {
   #limit = Number.POSITIVE_INFINITY;
   /** Largest size that was asked for. */
   #upper = 0;
+  /** The tunnel has an address of IPv6. */
+  #hasIPv6 = false;
 
   constructor(options: TunnelMtuOptions) {
     this.#options = options;
@@ -57,6 +59,7 @@ export class TunnelMtu {
    * `network`: as lease or profile wish it. `again`: the way is new, though nothing else may be.
    */
   async start(network: Network | null, server: string | null, again: boolean): Promise<void> {
+    this.#hasIPv6 = network !== null && innerAddresses(network).some(isIPv6);
     const link = await this.#linkLimit(server);
     const wish = network?.mtu ?? DEFAULT_MTU;
     const upper = Math.max(LEAST_MTU, Math.min(wish, link));
@@ -85,7 +88,9 @@ export class TunnelMtu {
     this.#limit = mtu;
     const { log, onChange } = this.#options;
     log.info({ mtu }, `${why} packets of ${mtu} bytes`);
-    if (mtu < IPV6_MTU) log.warn(`IPv6 needs ${IPV6_MTU}: its large packets are lost on this way`);
+    if (this.#hasIPv6 && mtu < IPV6_MTU) {
+      log.warn(`IPv6 needs ${IPV6_MTU}: its large packets are lost on this way`);
+    }
     onChange();
   }
 
