@@ -29,11 +29,13 @@ export function lockForCleanup(directory: string): InstanceLock {
   try {
     return acquireInstanceLock(directory, CLEANUP);
   } catch (error) {
-    if (!(error instanceof VpnError) || error.code !== 'ALREADY_RUNNING') throw error;
-    throw new VpnError('ALREADY_RUNNING', error.message, {
-      cause: error,
-      hint: 'Wait until it has ended; what is left then, `vpn-client cleanup` undoes.',
-    });
+    if (!(error instanceof VpnError)) throw error;
+    const { code, message } = error;
+    const hint =
+      code === 'ALREADY_RUNNING'
+        ? 'Wait until it has ended; what is left then, `vpn-client cleanup` undoes.'
+        : 'Check the run directory and its disk, or name another with --run.';
+    throw new VpnError(code, message, { cause: error, hint });
   }
 }
 

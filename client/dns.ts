@@ -3,8 +3,9 @@
  * openresolv, or the plain file), taken back through the undo journal, and asked once whether they
  * answer. A tunnel whose name servers fail is up all the same; `problem` says what is missing.
  */
-import { readFileSync, realpathSync } from 'node:fs';
+import { realpathSync } from 'node:fs';
 import { VpnError } from '../shared/errors.ts';
+import { readHostFile } from '../shared/system/host-file.ts';
 import type { HostChange, Journal } from '../shared/system/journal.ts';
 import { commandFailure, type Run } from '../shared/system/run.ts';
 import { answersDns } from './dns-query.ts';
@@ -271,7 +272,7 @@ export function dnsText({ servers, domains, everything, keeper }: DnsState): str
 /** Empty for none, or a link to nowhere. */
 function readText(file: string): string {
   try {
-    return readFileSync(file, 'utf8');
+    return readHostFile(file);
   } catch {
     return '';
   }
@@ -292,7 +293,7 @@ async function findKeeper(file: string, run: Run): Promise<ResolverKeeper> {
   let path = file;
   try {
     path = realpathSync(file);
-    text = readFileSync(file, 'utf8');
+    text = readHostFile(file);
   } catch {
     // Missing: a plain file will be made.
   }

@@ -4,13 +4,13 @@
  * a connection can show is asked of a running client.
  */
 import { createSocket } from 'node:dgram';
-import { readFileSync } from 'node:fs';
 import { isIPv6 } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { contains, networkText, parseCidr } from '../shared/cidr.ts';
 import type { Endpoint } from '../shared/dataplane.ts';
 import { ERRORS, ExitCode, VpnError } from '../shared/errors.ts';
 import type { HostPort } from '../shared/profile.ts';
+import { readHostFile } from '../shared/system/host-file.ts';
 import { Journal } from '../shared/system/journal.ts';
 import { readLinks } from '../shared/system/link.ts';
 import { requireTun } from '../shared/system/require-tun.ts';
@@ -214,7 +214,7 @@ async function names(
 ): Promise<Finding> {
   let text: string;
   try {
-    text = readFileSync(file, 'utf8');
+    text = readHostFile(file);
   } catch {
     return bad('resolver', `${file} cannot be read`, 'Make one with a `nameserver` line.');
   }

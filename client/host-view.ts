@@ -5,6 +5,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { type Cidr, parseCidr } from '../shared/cidr.ts';
+import { readHostFile } from '../shared/system/host-file.ts';
 import { readLinks } from '../shared/system/link.ts';
 import type { Run } from '../shared/system/run.ts';
 
@@ -95,7 +96,7 @@ export class OwnNameServers {
 export function readNameServers(files: readonly string[] = RESOLVER_FILES): string[] {
   const texts = files.map((file) => {
     try {
-      return readFileSync(file, 'utf8');
+      return readHostFile(file);
     } catch {
       return '';
     }

@@ -4,8 +4,9 @@
  * a namespace that a client made by the alias of its `lo`, a resolver file by its second line. Who
  * uses a namespace that somebody else made leaves no more than that file.
  */
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { readHostFile } from '../shared/system/host-file.ts';
 import type { Command } from '../shared/system/journal.ts';
 import type { Run } from '../shared/system/run.ts';
 import { ownerIn } from './place.ts';
@@ -104,7 +105,7 @@ function foldersIn(directory: string): string[] {
 function writerOf(file: string): string | null {
   let text: string;
   try {
-    text = readFileSync(file, 'utf8');
+    text = readHostFile(file);
   } catch {
     return null;
   }

@@ -6,12 +6,12 @@
  */
 import { createSocket, type Socket } from 'node:dgram';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
 import { isIP, isIPv6 } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { networkText, parseCidr } from '../shared/cidr.ts';
 import type { Endpoint } from '../shared/dataplane.ts';
 import { VpnError } from '../shared/errors.ts';
+import { readHostFile } from '../shared/system/host-file.ts';
 import { DNS_PORT, freshId, question, RecordType, readAnswer } from './dns-message.ts';
 import { readNameServers } from './host-view.ts';
 import type { OpenQuery } from './protection-rules.ts';
@@ -115,7 +115,7 @@ async function ask(
 function inHostsFile(name: string): string[] {
   let text: string;
   try {
-    text = readFileSync('/etc/hosts', 'utf8');
+    text = readHostFile('/etc/hosts');
   } catch {
     return [];
   }

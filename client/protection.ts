@@ -143,6 +143,8 @@ export class Protection {
     this.#state = 'disconnected';
     await this.#work.catch(() => {});
     if (this.#options.lockdowns === null && !staysClosed) return [];
+    // It did not begin: whatever closes this host, or does not, is as it was.
+    if (this.#kept.script === '') return [];
     try {
       await this.set(CLOSED);
       return [];

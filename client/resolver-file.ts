@@ -7,6 +7,7 @@ import { readFileSync } from 'node:fs';
 import { toHex } from '../shared/bytes.ts';
 import { fingerprint } from '../shared/node-crypto.ts';
 import { type FormerFile, readFormer, restoreFile } from '../shared/system/file-change.ts';
+import { readHostFile } from '../shared/system/host-file.ts';
 
 /** The host's. */
 export const RESOLV_CONF = '/etc/resolv.conf';
@@ -108,7 +109,7 @@ function sumLine(body: string): string {
 
 function textOf(path: string): string {
   try {
-    return readFileSync(path, 'utf8');
+    return readHostFile(path);
   } catch {
     return '';
   }

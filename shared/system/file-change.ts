@@ -42,13 +42,13 @@ export const formerFile = z.discriminatedUnion('kind', [
 ]);
 export type FormerFile = z.infer<typeof formerFile>;
 
-/** What is at `path` now. Throws the errors of node:fs, and EFBIG or EINVAL for what is no file to replace. */
+/** What is at `path` now. Throws the errors of node:fs, and others for what is no file to replace. */
 export function readFormer(path: string): FormerFile {
   const found = lstatSync(path, { throwIfNoEntry: false });
   if (found === undefined) return { kind: 'missing' };
   if (found.isSymbolicLink()) return { kind: 'link', target: readlinkSync(path) };
-  if (!found.isFile()) throw Object.assign(new Error('no regular file'), { code: 'EINVAL' });
-  if (found.size > MAX_BYTES) throw Object.assign(new Error('too large'), { code: 'EFBIG' });
+  if (!found.isFile()) throw new Error('it is no regular file');
+  if (found.size > MAX_BYTES) throw new Error('it is larger than 1 MiB');
   const { mode, uid, gid } = found;
   const base64 = readFileSync(path).toString('base64');
   return { kind: 'file', base64, mode: mode & 0o7777, uid, gid };
@@ -141,7 +141,18 @@ function put(path: string, content: Buffer, { mode, uid, gid }: Attributes): voi
   } catch (error) {
     rmSync(temporary, { force: true });
     if ((error as NodeJS.ErrnoException).code !== 'EBUSY') throw error;
+    putInPlace(path, content);
+  }
+}
+
+/** All of it or nothing, as far as the disk lets us: it may be full. */
+function putInPlace(path: string, content: Buffer): void {
+  const former = readFileSync(path);
+  try {
     writeFileSync(path, content);
+  } catch (error) {
+    writeFileSync(path, former);
+    throw error;
   }
 }
 

@@ -63,8 +63,7 @@ export function acquireInstanceLock(directory: string, program: string): Instanc
     const cause = result.error ?? new Error(result.stderr.toString().trim());
     throw new VpnError('LOCK_FAILED', `cannot lock ${path}`, { cause });
   }
-  ftruncateSync(fd);
-  writeSync(fd, `pid ${process.pid}\n`);
+  writeOwner(fd);
   let open = true;
   return {
     release: () => {
@@ -74,6 +73,16 @@ export function acquireInstanceLock(directory: string, program: string): Instanc
       closeSync(fd);
     },
   };
+}
+
+/** For people, and seemsLocked(): the lock holds without, as on a full disk. */
+function writeOwner(fd: number): void {
+  ftruncateSync(fd);
+  try {
+    writeSync(fd, `pid ${process.pid}\n`);
+  } catch (error) {
+    if (!['ENOSPC', 'EDQUOT'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
+  }
 }
 
 /**

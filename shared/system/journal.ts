@@ -14,7 +14,6 @@ import {
   rmSync,
   truncateSync,
   writeFileSync,
-  writeSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
 import { z } from 'zod';
@@ -47,7 +46,7 @@ export interface HostChange {
 const ALREADY_UNDONE = {
   // A tun device takes its addresses and routes along when its process ends, those of IPv6 when its
   // MTU falls below 1280.
-  ip: /Cannot find device|Cannot assign requested address|IPv6 is disabled on this device|No such process|does not exist|No such file|network namespace/,
+  ip: /Cannot find device|Cannot assign requested address|[Aa]ddress not found|IPv6 is disabled on this device|No such process|does not exist|No such file|network namespace/,
   nft: /No such file or directory/,
   resolvectl: /No such device|not known|Failed to resolve interface/,
   resolvconf: /No resolv\.conf for interface/,
@@ -221,7 +220,11 @@ export class Journal {
     if (!entry) return;
     if ('undo' in entry) await this.#runUndo(entry.undo);
     else undoDirectly(entry);
-    this.#remove(id);
+    try {
+      this.#remove(id);
+    } catch {
+      // As on a full disk. Undone it is; once more, as a cleanup would do it, does no harm.
+    }
   }
 
   /** Whether a change of that name is recorded. */
@@ -243,6 +246,11 @@ export class Journal {
         failures.push({ what, error });
       }
     }
+    try {
+      this.#write();
+    } catch (error) {
+      failures.push({ what: `journal ${this.#path}`, error });
+    }
     return failures;
   }
 
@@ -256,8 +264,15 @@ export class Journal {
 
   #record(entry: NewEntry): number {
     const id = this.#nextId++;
-    this.#entries.push({ id, ...entry } as Entry);
-    this.#write();
+    const former = this.#entries;
+    this.#entries = [...former, { id, ...entry } as Entry];
+    try {
+      this.#write();
+    } catch (error) {
+      // What is not written down is not made.
+      this.#entries = former;
+      throw error;
+    }
     return id;
   }
 
@@ -287,20 +302,31 @@ export class Journal {
       const temporary = `${this.#path}.new`;
       // One that is there was left by a process that was killed, or is a link that leads elsewhere.
       rmSync(temporary, { force: true });
-      const fd = openSync(temporary, 'wx', 0o600);
       try {
-        writeSync(fd, JSON.stringify(this.#entries));
-        fsyncSync(fd);
-      } finally {
-        closeSync(fd);
+        writeWhole(temporary, JSON.stringify(this.#entries));
+        renameSync(temporary, this.#path);
+      } catch (error) {
+        rmSync(temporary, { force: true });
+        throw error;
       }
-      renameSync(temporary, this.#path);
     } catch (cause) {
-      throw new VpnError('STATE_UNUSABLE', `cannot write the journal ${this.#path}`, {
+      const { code } = cause as NodeJS.ErrnoException;
+      throw new VpnError('STATE_UNUSABLE', `cannot write the journal ${this.#path}: ${code}`, {
         cause,
-        hint: 'Check the run directory, or name another with --run.',
+        hint: 'Check the run directory and its disk, or name another with --run.',
       });
     }
+  }
+}
+
+/** A new file, on disk when this returns. */
+function writeWhole(path: string, text: string): void {
+  const fd = openSync(path, 'wx', 0o600);
+  try {
+    writeFileSync(fd, text);
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
   }
 }
 

@@ -1,4 +1,5 @@
 /** How the name servers of a tunnel reach each kind of resolver, and what is said when they do not. */
+import { execFileSync, spawn } from 'node:child_process';
 import { createSocket } from 'node:dgram';
 import {
   mkdirSync,
@@ -15,6 +16,8 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Dns, type DnsWish, dnsText, dnsWish } from '../../client/dns.ts';
 import { answersDns } from '../../client/dns-query.ts';
+import { readNameServers } from '../../client/host-view.ts';
+import { formerIn } from '../../client/resolver-file.ts';
 import { VpnError } from '../../shared/errors.ts';
 import { Journal } from '../../shared/system/journal.ts';
 import type { Run } from '../../shared/system/run.ts';
@@ -53,6 +56,25 @@ const SPLIT: DnsWish = {
   everything: false,
 };
 const ALL: DnsWish = { ...SPLIT, everything: true };
+
+test.each(['mkdir', 'mkfifo'])(
+  'what no file is, made by %s, is named, and nobody waits for it',
+  async (make) => {
+    execFileSync(make, [file]);
+    // With the fifo: whoever reads waits so long.
+    const writer = spawn('timeout', ['10', 'sh', '-c', 'sleep 5; echo > "$0"', file], {
+      stdio: 'ignore',
+    });
+    const { dns } = makeDns();
+    const start = performance.now();
+    const problem = `cannot replace ${file}: it is no regular file`;
+    expect(await dns.apply(ALL)).toEqual({ ...ALL, keeper: null, problem });
+    expect(readNameServers([file])).toEqual([]);
+    expect(formerIn(file)).toBe(null);
+    expect(performance.now() - start).toBeLessThan(4_000);
+    writer.kill();
+  },
+);
 
 test('systemd-resolved: all names through ~., or the domains alone', async () => {
   writeFileSync(file, '# stub\nnameserver 127.0.0.53\n');

@@ -112,6 +112,20 @@ test('a change is in the journal before it is made, and gone after its undo', as
   expect(existsSync(path)).toBe(false);
 });
 
+test('on a full disk nothing is made, and what was made is undone all the same', async () => {
+  const host = new FakeHost();
+  const journal = new Journal(path, host.run);
+  for (const name of ['a', 'b']) await journal.apply(change(name));
+  // Where the journal is written anew there is something that cannot be removed.
+  mkdirSync(`${path}.new`);
+  expect(await codeOf(journal.apply(change('c')))).toBe('STATE_UNUSABLE');
+  expect(journal.pending).toEqual(['a', 'b']);
+  expect(await journal.undoAll('a')).toMatchObject([{ what: `journal ${path}` }]);
+  expect(await journal.undoAll()).toEqual([]);
+  expect(host.ran).toEqual(['ip add a', 'ip add b', 'ip del b', 'ip del a']);
+  expect(existsSync(path)).toBe(false);
+});
+
 test('what a killed program left is undone by the next one, newest first', async () => {
   const first = new FakeHost();
   const journal = new Journal(path, first.run);
@@ -138,9 +152,10 @@ test('a change that failed leaves nothing to undo', async () => {
 test('an undo that is done already counts, one that fails is kept and told', async () => {
   const host = new FakeHost();
   const journal = new Journal(path, host.run);
-  for (const name of ['gone', 'stuck', 'fine']) await journal.apply(change(name));
+  for (const name of ['gone', 'removed', 'stuck', 'fine']) await journal.apply(change(name));
   host.answer = (line) => {
     if (line.endsWith('gone')) throw failed('Cannot find device "cvc0"');
+    if (line.endsWith('removed')) throw failed('Error: ipv4: Address not found.');
     if (line.endsWith('stuck')) throw failed('Operation not permitted');
     return '';
   };

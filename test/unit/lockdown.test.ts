@@ -78,6 +78,14 @@ test('is written down before it is in force, for its owner alone, and as it is w
   expect(rebooted.tables.get(TABLE)).toContain('10.8.0.0/24');
 });
 
+test('that cannot be written down is not in force, also when its client has ended', async () => {
+  const { tables, place, protection } = setUp();
+  writeFileSync(place.stateDirectory, 'no directory');
+  await expect(protection.begin()).rejects.toThrow(/cannot use .*ENOTDIR/);
+  expect(await protection.end(false)).toEqual([]);
+  expect(tables.size).toBe(0);
+});
+
 test('a protection without lockdown writes nothing down', async () => {
   const { run, place } = setUp();
   const journal = new Journal(join(folder, 'journal'), run);
