@@ -94,7 +94,10 @@ function startCommand(surroundings: Surroundings): CommandSpec<StartOptions> {
       RUN,
       new Option('--dev <name>', 'name of the tun device (default: made from the state directory)'),
       new Option('--listen <port>', 'UDP port, or ADDRESS:PORT (default 6000)'),
-      new Option('--endpoint <host:port>', 'where clients reach the server; goes into invites'),
+      new Option(
+        '--endpoint <host:port>',
+        'where clients reach the server; goes into invites; may be given several times',
+      ).argParser(withThoseBefore),
       new Option('--network <cidr>', 'tunnel network (default 192.168.1.0/24)'),
       new Option('--address <address>', "the server's own address in it (default: the first)"),
       new Option('--client-to-client <mode>', 'direct, kernel or off (default direct)'),
@@ -150,6 +153,11 @@ interface InviteOptions extends PlaceOptions {
   readonly png?: string;
 }
 
+/** An option that is given again adds to what it had: a list with commas. */
+function withThoseBefore(text: string, before?: string): string {
+  return before === undefined ? text : `${before},${text}`;
+}
+
 const inviteCommand: CommandSpec<InviteOptions> = {
   usage: 'invite <name>',
   summary: 'let one device in: print an invite, or a profile for stock WireGuard apps',
@@ -158,7 +166,10 @@ const inviteCommand: CommandSpec<InviteOptions> = {
     CONFIG,
     STATE,
     RUN,
-    new Option('--endpoint <host:port>', 'where this device reaches the server'),
+    new Option(
+      '--endpoint <host:port>',
+      'where this device reaches the server; may be given several times',
+    ).argParser(withThoseBefore),
     new Option('--address <address>', 'give the device this address'),
     new Option('--expires <time>', 'how long the invite is good: 90s, 30m, 24h, 7d').default(
       DEFAULT_EXPIRY,

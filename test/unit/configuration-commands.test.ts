@@ -124,3 +124,12 @@ describe('reload', () => {
     expect((await vpnServer('reload')).code).toBe(3);
   });
 });
+
+it('an endpoint that is given several times is a list, as one with commas', async () => {
+  writeFileSync(file, '');
+  const given = ['[fd00::1]:6000', '192.0.2.1:6000', '192.0.2.2:6000'];
+  const words = ['--endpoint', given[0]!, '--endpoint', given.slice(1).join()];
+  const { code, stdout } = await vpnServer('invite', 'laptop', '--json', ...words);
+  expect(code).toBe(0);
+  expect(JSON.parse(stdout).endpoints).toEqual(given);
+});
