@@ -14,6 +14,7 @@ import type { Events } from './events.ts';
 import { Hooks } from './hooks.ts';
 import { formatNetwork } from './ipv4.ts';
 import { Nat, type NatSettings, type NatStatus } from './nat.ts';
+import { OwnAddresses } from './own-addresses.ts';
 
 /** Looked at anyway: what others do to forwarding and rules is not reported. */
 const RECHECK_MS = 30_000;
@@ -28,6 +29,8 @@ export interface HostSetupOptions {
   readonly events: Events;
   /** Tunnel address of a peer, for its hooks. */
   readonly addressOf: (peer: string) => string | null;
+  /** The host has another outer address than before. */
+  readonly onMoved: () => void;
   readonly log: Logger;
 }
 
@@ -37,12 +40,17 @@ export class HostSetup {
   readonly #log: Logger;
   readonly #nat: Nat;
   readonly #hooks: Hooks;
+  readonly #addresses: OwnAddresses;
+  readonly #onMoved: () => void;
   #watch: NetworkWatch | null = null;
   readonly #settling = new Settling(() => this.#look());
   #timers: readonly NodeJS.Timeout[] = [];
 
   /** Changes nothing yet. Errors: STATE_UNUSABLE for the journal. */
-  constructor({ device, journalPath, configuration, events, addressOf, log }: HostSetupOptions) {
+  constructor(options: HostSetupOptions) {
+    const { device, journalPath, configuration, events, addressOf, onMoved, log } = options;
+    this.#addresses = new OwnAddresses(device);
+    this.#onMoved = onMoved;
     this.journal = new Journal(journalPath);
     this.#log = log;
     this.#nat = new Nat(device, natSettings(configuration), this.journal, log);
@@ -58,6 +66,7 @@ export class HostSetup {
       await this.#undoAll();
     }
     await this.#nat.refresh();
+    await this.#addresses.look();
     this.#watch = watchNetwork(() => this.#settling.changed());
     this.#timers = [
       setInterval(() => this.#look(), RECHECK_MS).unref(),
@@ -85,6 +94,7 @@ export class HostSetup {
   async close(): Promise<void> {
     this.#hooks.close();
     this.#watch?.close();
+    this.#watch = null;
     this.#settling.close();
     for (const timer of this.#timers) clearInterval(timer);
     try {
@@ -103,6 +113,13 @@ export class HostSetup {
 
   #look(): void {
     this.#tell(this.#nat.refresh());
+    this.#lookAround().catch((error: unknown) => {
+      this.#log.error({ err: error }, 'the addresses of this host cannot be followed');
+    });
+  }
+
+  async #lookAround(): Promise<void> {
+    if ((await this.#addresses.look()) && this.#watch !== null) this.#onMoved();
   }
 
   #tell(look: Promise<void>): void {

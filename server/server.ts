@@ -319,8 +319,13 @@ class Server {
     const { configuration, socketPath, log } = this.#options;
     const journal = journalPath(dirname(socketPath));
     const addressOf = (name: string) => this.#registry.peerNamed(name)?.record.address ?? null;
-    const found = { events: this.#events, addressOf, log };
-    return new HostSetup({ device, journalPath: journal, configuration, ...found });
+    const onMoved = () => {
+      const connected = [...this.#engine.peers()].filter((status) => status.connected);
+      this.#reconnects = connected.map(({ peer }) => peer);
+      log.info('this host has another address; shaking hands with the peers that were connected');
+    };
+    const more = { events: this.#events, addressOf, onMoved, log };
+    return new HostSetup({ device, journalPath: journal, configuration, ...more });
   }
 
   async #applySettings(next: ServerConfiguration, changed: readonly string[]): Promise<string[]> {

@@ -7,7 +7,7 @@
  * made in the namespace of the host. Owns namespaces and links; starts no process.
  */
 import { execFileSync } from 'node:child_process';
-import { existsSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 
 /** @typedef {'server' | 'a' | 'b'} Host */
 /** @typedef {'plain' | 'split'} Veth */
@@ -68,6 +68,28 @@ export function createTopology(veth) {
   command('ip', 'netns', 'exec', server, 'sysctl', '-qw', ...forwarding);
 }
 
+/**
+ * The addresses of names in a host, by its own hosts file: before a program is started there, and
+ * again while it runs, as when a name's record changes.
+ * @param {Host} host @param {Record<string, string>} names
+ */
+export function nameHosts(host, names) {
+  const folder = filesOf(namespaceOf(host));
+  mkdirSync(folder, { recursive: true });
+  const lines = Object.entries(names).map(([name, address]) => `${address} ${name}\n`);
+  writeFileSync(`${folder}/hosts`, `127.0.0.1 localhost\n${lines.join('')}`);
+}
+
+/** Files that `ip netns exec` shows in place of those in /etc. @param {string} namespace */
+function filesOf(namespace) {
+  return `/etc/netns/${namespace}`;
+}
+
+/** Runs `ip` on a host. @param {Host} host @param {string[]} argv */
+export function ip(host, ...argv) {
+  return command('ip', '-n', namespaceOf(host), ...argv);
+}
+
 /** Removes the three hosts with their links; fine when there are none. Synchronous for exit handlers. */
 export function deleteTopology() {
   for (const host of HOSTS) deleteNamespace(namespaceOf(host));
@@ -75,8 +97,9 @@ export function deleteTopology() {
 
 /** @param {string} name */
 function deleteNamespace(name) {
-  // The one thing of a tunnel outside its namespace: wireguard-go's socket, left when it is killed.
+  // What is outside its namespace: wireguard-go's socket, left when it is killed, and names.
   rmSync(`/var/run/wireguard/${name}.sock`, { force: true });
+  rmSync(filesOf(name), { recursive: true, force: true });
   try {
     if (existsSync(`/run/netns/${name}`)) command('ip', 'netns', 'delete', name);
   } catch {

@@ -41,6 +41,32 @@ test('a TCP connection survives a new address on the same link', async () => {
   });
 });
 
+test('a server whose host has another address shakes hands at once: who is idle finds it, too', async () => {
+  await inNet(['server', 'a', 'b'], async (net) => {
+    layStar(net, ['a', 'b']);
+    const { clients } = await serverWithClients(net, ['a', 'b']);
+    const move = (from: string, to: string) => {
+      net.ip('server', 'address', 'delete', `${from}/24`, 'dev', 's1');
+      net.ip('server', 'address', 'add', `${to}/24`, 'dev', 's1');
+      net.ip('a', 'route', 'replace', 'default', 'via', to);
+    };
+    const knows = async () => {
+      const { stdout } = await clients[0]!.command('status');
+      return (JSON.parse(stdout) as { server: { endpoint: string } }).server.endpoint;
+    };
+    // Nothing but the server itself speaks before the next keepalive.
+    for (const [from, to] of [
+      ['10.77.1.1', '10.77.1.9'],
+      ['10.77.1.9', '10.77.1.1'],
+    ] as const) {
+      move(from, to);
+      const there = async () => (await knows()) === `${to}:6000`;
+      await eventually(`a knows the server at ${to}`, 8_000, there);
+      expect(await net.reaches('a', '192.168.1.3')).toBe(true);
+    }
+  });
+});
+
 test('a TCP connection survives the change to another link', async () => {
   await inNet(['server', 'a', 'b'], async (net) => {
     net.wire(

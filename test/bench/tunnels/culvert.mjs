@@ -64,13 +64,13 @@ export async function startServer({ processes, folder, root }, settings, options
  * @param {{server: string, a: string, b: string}} addresses Inner ones.
  */
 export async function startClient(
-  { processes, folder, root },
+  { processes, folder, root, seenFrom = SERVER_SEEN_FROM },
   settings,
   server,
   client,
   addresses,
 ) {
-  const endpoint = `${SERVER_SEEN_FROM[client]}:${PORT}`;
+  const endpoint = `${seenFrom[client]}:${PORT}`;
   const { invite } = await server.ask('invite', client, '--endpoint', endpoint);
   const inviteFile = join(folder, `${client}.invite`);
   writeFileSync(inviteFile, `${invite}\n`, { mode: 0o600 });

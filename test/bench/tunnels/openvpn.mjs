@@ -16,13 +16,14 @@ const START_TIMEOUT_MS = 10_000;
  * @param {string} cipher
  * @returns {Promise<import('./tunnel.mjs').Tunnel>}
  */
-export async function startOpenvpn({ processes, folder }, cipher) {
+export async function startOpenvpn({ processes, folder, seenFrom = SERVER_SEEN_FROM }, cipher) {
   makeCertificates(folder);
   const common = (/** @type {string} */ host) => [
     ...['--proto', 'udp4', '--dev', 'tun0', '--tun-mtu', String(INNER_MTU), '--mssfix', '0'],
     ...['--ca', join(folder, 'ca.crt'), '--data-ciphers', cipher, '--verb', '3'],
     ...['--cert', join(folder, `${host}.crt`), '--key', join(folder, `${host}.key`)],
     ...['--sndbuf', '4194304', '--rcvbuf', '4194304', '--txqueuelen', '1000'],
+    ...['--persist-tun', '--persist-key'],
   ];
   const log = join(folder, 'server.log');
   const server = [
@@ -33,7 +34,7 @@ export async function startOpenvpn({ processes, folder }, cipher) {
   const daemons = [processes.start(namespaceOf('server'), server, { log })];
   await waitForLog(log, 'Initialization Sequence Completed');
   for (const client of /** @type {const} */ (['a', 'b'])) {
-    const remote = ['--remote', SERVER_SEEN_FROM[client], String(PORT), '--nobind'];
+    const remote = ['--remote', seenFrom[client], String(PORT), '--nobind'];
     const argv = ['openvpn', '--client', ...remote, ...common(client)];
     daemons.push(
       processes.start(namespaceOf(client), argv, { log: join(folder, `${client}.log`) }),

@@ -26,6 +26,7 @@ const REACH_TIMEOUT_MS = 20_000;
  * @property {string} folder For keys, state and logs; removed afterwards.
  * @property {string} root The checkout.
  * @property {string | null} wireguardGo Path of the binary; null when it takes no part.
+ * @property {Record<'a' | 'b', string>} [seenFrom] Name or address of the server for each client.
  */
 
 /**

@@ -61,7 +61,8 @@ function debianMirror() {
  * @param {import('./tunnel.mjs').TunnelContext} context
  * @returns {Promise<import('./tunnel.mjs').Tunnel>}
  */
-export async function startWireguardGo({ processes, folder, wireguardGo }) {
+export async function startWireguardGo(context) {
+  const { processes, folder, wireguardGo, seenFrom = SERVER_SEEN_FROM } = context;
   if (wireguardGo === null) throw new Error('no wireguard-go binary');
   /** @type {Record<string, string>} */
   const publicKeys = {};
@@ -85,7 +86,7 @@ export async function startWireguardGo({ processes, folder, wireguardGo }) {
   for (const client of /** @type {const} */ (['a', 'b'])) {
     const own = ['allowed-ips', `${INNER[client]}/32`];
     await set('server', 'peer', publicKeys[client] ?? '', ...own);
-    const endpoint = ['endpoint', `${SERVER_SEEN_FROM[client]}:${PORT}`];
+    const endpoint = ['endpoint', `${seenFrom[client]}:${PORT}`];
     const network = ['allowed-ips', '192.168.1.0/24', 'persistent-keepalive', '25'];
     await set(client, 'peer', publicKeys.server ?? '', ...endpoint, ...network);
   }
