@@ -14,7 +14,7 @@ import {
   type LocalSocket,
   serveLocalSocket,
 } from '../shared/system/local-socket.ts';
-import type { TunnelPlace } from './place.ts';
+import type { ClientOptions } from './client-options.ts';
 
 const CLEANUP = 'cleanup';
 /** A cleanup takes a few seconds at most. */
@@ -41,16 +41,23 @@ export function lockForCleanup(directory: string): InstanceLock {
 
 /**
  * As serveLocalSocket(), at a moment when no cleanup is at work, so that each that begins from then on
- * sees the socket served. Errors: those of both.
+ * sees the socket served. That it waits is said through `onNote`. Errors: those of both.
  */
 export async function serveBesideCleanup(
-  { runDirectory, socketPath }: TunnelPlace,
+  { place, onNote }: Pick<ClientOptions, 'place' | 'onNote'>,
   methods: Readonly<Record<string, LocalMethod>>,
   patienceMs = PATIENCE_MS,
 ): Promise<LocalSocket> {
+  const { runDirectory, socketPath } = place;
   const deadline = performance.now() + patienceMs;
+  const said = new Set<string>();
+  const waits = ({ message }: VpnError): void => {
+    if (!said.has(message))
+      onNote(`${message}; waiting for its end, ${patienceMs / 1000} s at most`);
+    said.add(message);
+  };
   for (;;) {
-    while (seemsLocked(runDirectory, CLEANUP)) await waitForLock(runDirectory, deadline);
+    while (seemsLocked(runDirectory, CLEANUP)) await waitForLock(runDirectory, deadline, waits);
     const socket = await serveLocalSocket(socketPath, methods);
     // One that began in between may have looked before.
     if (!seemsLocked(runDirectory, CLEANUP)) return socket;
@@ -59,12 +66,17 @@ export async function serveBesideCleanup(
 }
 
 /** The number in a lock may have passed to another process since: taking it is the proof, and removes it. */
-async function waitForLock(directory: string, deadline: number): Promise<void> {
+async function waitForLock(
+  directory: string,
+  deadline: number,
+  waits: (error: VpnError) => void,
+): Promise<void> {
   try {
     lockForCleanup(directory).release();
   } catch (error) {
     const held = error instanceof VpnError && error.code === 'ALREADY_RUNNING';
     if (!held || performance.now() > deadline) throw error;
+    waits(error);
     await sleep(LOOK_AGAIN_MS);
   }
 }

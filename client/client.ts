@@ -197,7 +197,7 @@ export class Client {
       for (const folder of this.#servers.folders) {
         this.#locks.push(acquireInstanceLock(folder, 'client'));
       }
-      this.#socket = await serveBesideCleanup(options.place, {
+      this.#socket = await serveBesideCleanup(options, {
         status: () => this.status(),
         disconnect: () => this.#disconnect(),
         rotateKey: () => this.#link.rotation.start(this.#servers.state),
