@@ -3,6 +3,9 @@
 import { keepHeapSmall } from '../shared/small-heap.ts';
 import { forbidDebugger } from '../shared/system/debugger.ts';
 
+/** Exit code of a program that SIGHUP ended. */
+const HANGUP = 129;
+
 forbidDebugger();
 // Before the imports that fill the heap.
 keepHeapSmall();
@@ -13,8 +16,10 @@ const umask = process.umask(0o077);
 const { argv, env, stdout, stderr } = process;
 const code = await createProgram({ argv: argv.slice(2), env, stdout, stderr, umask }).run();
 process.exitCode = code;
-// A name server may be silent for half a minute, and the end of the process would wait for it.
-if (process.getActiveResourcesInfo().includes('GetAddrInfoReqWrap')) {
+// A name server may be silent for half a minute, and the end of the process would wait for it. And
+// of a terminal that closed node wants to put back the settings, and aborts when it cannot.
+const closed = code === HANGUP;
+if (closed || process.getActiveResourcesInfo().includes('GetAddrInfoReqWrap')) {
   const { endNow } = await import('../native/index.ts');
   endNow(code);
 }

@@ -139,10 +139,10 @@ export class Program {
       });
     showExamples(this.#root, spec.examples);
     for (const stream of [surroundings.stdout, surroundings.stderr]) {
-      // The reader of our output is gone (`| head`): its choice, not an error.
+      // The reader of our output is gone (`| head`), or the terminal: a choice, not an error.
       stream.on?.('error', (error) => {
         const { code } = error as NodeJS.ErrnoException;
-        if (code === 'EPIPE') return;
+        if (code === 'EPIPE' || (code === 'EIO' && stream.isTTY === true)) return;
         // The disk behind `> file` is full: what was to be printed is not there.
         this.#outputFailed = true;
         if (stream === surroundings.stdout) {

@@ -9,8 +9,21 @@ import { expect, test } from 'vitest';
 import { inNet } from './harness.ts';
 import { layStar } from './topology.ts';
 import { startStream } from './traffic.ts';
-import { Client, Server } from './vpn.ts';
+import { Client, commandLine, Server } from './vpn.ts';
 import { eventually } from './waiting.ts';
+
+/** Runs a command in a terminal, closes that once it says `connected`, and prints the exit code. */
+const IN_TERMINAL = `
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execvp(sys.argv[1], sys.argv[1:])
+said = b""
+while b"connected: " not in said:
+    said += os.read(terminal, 65536)
+os.close(terminal)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+`;
 
 test('ways that change, NAT that forgets, routes that others take away: the stream goes on', async () => {
   await inNet(['server', 'a', 'nat', 'b'], async (net) => {
@@ -73,5 +86,18 @@ test('ways that change, NAT that forgets, routes that others take away: the stre
     net.ip('server', 'address', 'delete', '10.77.1.9/24', 'dev', 's1');
     net.ip('server', 'address', 'add', '10.77.1.1/24', 'dev', 's1');
     net.ip('a', 'route', 'replace', 'default', 'via', '10.77.1.1');
+  });
+});
+
+test('a terminal that closes ends the client as SIGHUP does', async () => {
+  await inNet(['server', 'a'], async (net) => {
+    layStar(net, ['a']);
+    const server = await new Server(net).start();
+    const a = new Client(net, 'a');
+    await a.enrol(await server.invite('a', 1));
+    await a.program?.stop();
+    const [node, words] = commandLine('client', ['connect', ...a.instance.flags, '--full']);
+    expect(await net.must('a', 'python3', ['-c', IN_TERMINAL, node, ...words])).toBe('129\n');
+    expect(net.difference('a')).toEqual([]);
   });
 });

@@ -136,6 +136,13 @@ test('a reader that went away is no error, a full disk is one of a line and an e
     stdout.listeners[0]!(Object.assign(new Error(code), { code }) as Error);
   fail('EPIPE');
   expect(stderr.text).not.toContain('cannot write');
+  // Of a terminal that closed; of a disk it is another matter.
+  Object.assign(stdout, { isTTY: true });
+  fail('EIO');
+  expect(stderr.text).not.toContain('cannot write');
+  Object.assign(stdout, { isTTY: false });
+  fail('EIO');
+  expect(stderr.text).toContain('prog: cannot write the output: EIO');
   fail('ENOSPC');
   expect(stderr.text).toContain('prog: cannot write the output: ENOSPC');
 });
