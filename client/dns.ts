@@ -67,6 +67,8 @@ export class Dns {
   #applied: number[] = [];
   /** The plain file, when it is ours. */
   #kept: KeptFile | null = null;
+  /** Why the plain file cannot be put back now. */
+  #passing: string | null = null;
   #wish = '';
   #state: DnsState | null = null;
 
@@ -117,9 +119,13 @@ export class Dns {
     const look = this.#state === null ? null : (this.#kept?.look(now) ?? null);
     if (look === null || this.#state === null) return null;
     if (look === 'putBack') {
+      const passed = this.#state.problem === this.#passing;
+      this.#passing = null;
+      if (passed) this.#state = { ...this.#state, problem: null };
       return `another program changed ${this.#file}; the tunnel's name servers are back in it`;
     }
-    this.#kept = null;
+    if (look.mayPass) this.#passing = look.problem;
+    else this.#kept = null;
     this.#state = { ...this.#state, problem: look.problem };
     return `names are not asked through the tunnel: ${look.problem}`;
   }

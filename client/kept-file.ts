@@ -3,6 +3,7 @@
  * when another program has written or removed it, as a DHCP client does. Does not fight for it:
  * who writes it again and again, or has put a link in its place, is left to it, and that is said.
  */
+import { VpnError } from '../shared/errors.ts';
 import { type FormerFile, readFormer } from '../shared/system/file-change.ts';
 import type { Journal } from '../shared/system/journal.ts';
 
@@ -16,8 +17,11 @@ export interface KeptFileOptions {
   readonly owned: (text: string) => string | null;
 }
 
-/** null: nothing happened. A problem: the file is not ours any more, and is given up. */
-export type Look = null | 'putBack' | { readonly problem: string };
+/**
+ * null: nothing happened. A problem: the file is not ours any more, and is given up; where it `mayPass`,
+ * as on a full disk, it is tried again.
+ */
+export type Look = null | 'putBack' | { readonly problem: string; readonly mayPass: boolean };
 
 /** So often ours is put back within so many ms; once more would be a fight. */
 const MOST_TIMES = 5;
@@ -29,6 +33,7 @@ export class KeptFile {
   /** What the last look found in place of ours; empty: ours. */
   #strange = '';
   #putBackAt: number[] = [];
+  #stuck = false;
 
   constructor(options: KeptFileOptions) {
     this.#options = options;
@@ -49,14 +54,19 @@ export class KeptFile {
       this.#strange = text;
       if (text === '' || !settled) return null;
       const problem = this.#whyNot(found, now);
-      if (problem !== null) return { problem };
-      this.#putBackAt.push(now);
+      if (problem !== null) return { problem, mayPass: false };
       journal.replaceAgain(id);
+      this.#putBackAt.push(now);
+      this.#stuck = false;
       return 'putBack';
     } catch (error) {
       const { code, message } = error as NodeJS.ErrnoException;
       // Removed while it was read: the next look sees what came of it.
-      return code === 'ENOENT' ? null : { problem: `${path} is not ours any more: ${message}` };
+      if (code === 'ENOENT') return null;
+      const mayPass = error instanceof VpnError && error.code === 'STATE_UNUSABLE';
+      if (mayPass && this.#stuck) return null;
+      this.#stuck = mayPass;
+      return { problem: `${path} is not ours any more: ${message}`, mayPass };
     }
   }
 

@@ -148,7 +148,7 @@ function fitName(whole: string, kept: string): string {
 export function tunnelMeant(place: Place, text: string): string {
   if (tunnelsWithSocket(place).includes(text)) return text;
   // Of several servers the first names the tunnel.
-  const endpoint = parseHostPort(text.split(',')[0]!);
+  const endpoint = parseHostPort(text.split(',')[0]!.trim());
   if (endpoint === null) return tunnelOfProfile(text);
   return tunnelOfServer(`${endpoint.host.toLowerCase()}_${endpoint.port}`);
 }

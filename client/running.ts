@@ -111,11 +111,35 @@ export async function showStatus(
   const found = await readStatus(place, name).catch(async (error) => {
     throw await orClosed(place, error);
   });
-  const facts = found.length === 1 ? found[0] : { tunnels: found };
+  const gone = name === undefined ? await goneClients(place, found) : [];
+  const all = [...found, ...gone];
+  const facts = all.length === 1 ? all[0] : { tunnels: all };
   const text = (client: ClientStatus | SilentClient): string =>
     isSilent(client) ? silenceText(client) : statusText(client);
-  output.facts(facts, found.map(text).join('\n\n'));
-  return exitCodeOf(found);
+  output.facts(facts, [...found.map(text), ...gone.map(goneText)].join('\n\n'));
+  return gone.length > 0 ? ExitCode.notRunning : exitCodeOf(found);
+}
+
+/** One that was killed beside others: its socket is still there, and nobody serves it. */
+interface GoneClient {
+  readonly tunnel: string;
+  readonly state: 'gone';
+}
+
+async function goneClients(
+  place: Place,
+  found: readonly { readonly tunnel: string }[],
+): Promise<GoneClient[]> {
+  const others = tunnelsWithSocket(place).filter((t) => !found.some(({ tunnel }) => tunnel === t));
+  const served = others.map((tunnel) => isServed(placeOfTunnel(place, tunnel).socketPath));
+  const answers = await Promise.all(served);
+  return others
+    .filter((_, at) => answers[at] === false)
+    .map((tunnel) => ({ tunnel, state: 'gone' }));
+}
+
+function goneText({ tunnel }: GoneClient): string {
+  return `the client of ${tunnel} is gone without taking back what it changed: connect it again, or run \`vpn-client cleanup\``;
 }
 
 /** `error`, and where no client runs what closes this host all the same. */

@@ -69,7 +69,7 @@ const MAX_SERVERS = 8;
  */
 export function chooseTarget(request: TargetRequest, store: ProfileStore): Choice {
   const { text, invite } = request;
-  const list = text?.includes(',') ? text.split(',').map(parseHostPort) : [];
+  const list = text?.includes(',') ? text.split(',').map((one) => parseHostPort(one.trim())) : [];
   if (text !== undefined && list.length > 0 && list.every((e) => e !== null)) {
     if (invite !== undefined) {
       throw new VpnError('USAGE', 'an invite is for one server', {

@@ -143,7 +143,7 @@ export const ERRORS = {
   },
   STATE_UNUSABLE: {
     exit: ExitCode.config,
-    hint: 'Check the permissions of the state directory, or name another with --state.',
+    hint: 'Check the state directory, its permissions and its disk, or name another with --state.',
   },
   // The way to a server.
   SERVER_UNREACHABLE: {

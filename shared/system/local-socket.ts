@@ -359,8 +359,8 @@ export function isServed(path: string): Promise<boolean> {
 
 function listen(server: Server, path: string): Promise<void> {
   return new Promise((resolve, reject) => {
-    server.once('error', (cause) =>
-      reject(new VpnError('SOCKET_FAILED', `cannot listen on ${path}`, { cause })),
+    server.once('error', (cause: NodeJS.ErrnoException) =>
+      reject(new VpnError('SOCKET_FAILED', `cannot listen on ${path}: ${cause.code}`, { cause })),
     );
     server.once('listening', () => resolve());
     // listen() binds before it returns: no moment in which others could connect.

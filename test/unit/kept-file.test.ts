@@ -1,8 +1,10 @@
 /** A plain file of ours that other programs write, remove or replace. */
 import {
+  mkdirSync,
   mkdtempSync,
   readFileSync,
   readlinkSync,
+  rmdirSync,
   rmSync,
   symlinkSync,
   writeFileSync,
@@ -106,6 +108,19 @@ test('a program that writes it again and again has it in the end, and this is a 
   expect([look(), look(), text()]).toEqual([null, null, '# 6\n']);
   await cleanUp();
   expect(text()).toBe('# 6\n');
+});
+
+test('while nothing can be written down, as on a full disk, it is tried again, and said once', () => {
+  mkdirSync(`${journalPath()}.new`);
+  writeFileSync(file, 'nameserver 10.0.0.1\n');
+  expect([look(), look(), look(), look()].map((said) => typeof said)).toEqual([
+    ...['object', 'string', 'object', 'object'],
+  ]);
+  expect(dns.state?.problem).toContain('cannot write the journal');
+  expect(text()).toBe('nameserver 10.0.0.1\n');
+  rmdirSync(`${journalPath()}.new`);
+  expect(look()).toContain('are back in it');
+  expect([text(), dns.state?.problem]).toEqual([ours, null]);
 });
 
 test('who writes it now and then is no fight', () => {

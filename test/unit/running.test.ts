@@ -65,6 +65,17 @@ test('one that is stopped is named with its process, and the others are shown', 
   expect(await readStatus(place(), 'home')).toEqual([silent]);
 });
 
+test('one that was killed beside others is named, and what to do about it', async () => {
+  stopped.kill('SIGKILL');
+  await once(stopped, 'close');
+  const { shown, output } = collectOutput();
+  expect(await showStatus(place(), undefined, output)).toBe(3);
+  const tunnels = [{ tunnel: 'office' }, { tunnel: 'home', state: 'gone' }];
+  expect(shown[0]!.value).toMatchObject({ tunnels });
+  expect(shown[0]!.text).toMatch(/client of home is gone .*vpn-client cleanup/);
+  expect(await showStatus(place(), 'office', output)).toBe(0);
+});
+
 test('a watch ends when nobody reads it any more', async () => {
   const { shown, output } = collectOutput();
   const watched = Object.assign(output, { onReaderGone: (gone: () => void) => gone() });
