@@ -202,12 +202,12 @@ export class HostSide {
   async networkChanged(endpoints: readonly string[]): Promise<void> {
     await this.#protection?.refresh();
     if (this.#wish === null) return;
-    const { link, guard } = await this.#setup.restore({ ...this.#wish, endpoints });
+    const { link, tables } = await this.#setup.restore({ ...this.#wish, endpoints });
     const { device, log } = this.#options;
     if (link.length > 0) {
       log.warn(`somebody changed ${device} (${link.join(', ')}); it is as it was again`);
     }
-    if (guard) this.#tellRulesBack(OUR_RULES);
+    if (tables) this.#tellRulesBack(OUR_RULES);
     this.#tellClashes();
   }
 
@@ -222,11 +222,16 @@ export class HostSide {
   #keepRules(): void {
     const { log } = this.#options;
     const rules = this.#protection ? 'the rules of the protection' : OUR_RULES;
-    (this.#protection?.keep() ?? this.#setup.keepGuard())
+    this.#keepTables()
       .then((wereOthers) => {
         if (wereOthers) this.#tellRulesBack(rules);
       })
       .catch((error: unknown) => log.error({ err: error }, `${rules} could not be looked after`));
+  }
+
+  async #keepTables(): Promise<boolean> {
+    const protection = (await this.#protection?.keep()) ?? false;
+    return (await this.#setup.keepTables()) || protection;
   }
 
   #tellRulesBack(rules: string): void {

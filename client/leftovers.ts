@@ -75,13 +75,17 @@ function knowsFile(path: string, file: string): boolean {
 }
 
 async function leftTables(run: Run): Promise<Leftover[]> {
-  const chains = (await chainsOf(run)).filter(({ family }) => family === 'inet');
+  const all = await chainsOf(run);
   const links = new Set((await readLinks(run)).map(({ name }) => name));
-  const tables = [...new Set(chains.map(({ table }) => table))];
-  return tables.flatMap((table) => {
-    const device = deviceOf(table, chains);
-    if (device === null || links.has(device)) return [];
-    return [{ what: `table inet ${table}`, undo: ['nft', ...deleteTableArgs('inet', table)] }];
+  return ['inet', 'arp'].flatMap((family) => {
+    const chains = all.filter((chain) => chain.family === family);
+    const tables = [...new Set(chains.map(({ table }) => table))];
+    return tables.flatMap((table): Leftover[] => {
+      const device = deviceOf(table, chains);
+      if (device === null || links.has(device)) return [];
+      const undo: Command = ['nft', ...deleteTableArgs(family, table)];
+      return [{ what: `table ${family} ${table}`, undo }];
+    });
   });
 }
 

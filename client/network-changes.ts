@@ -15,7 +15,7 @@ import { deleteTableArgs } from '../shared/system/nft.ts';
 import { type Family, SEALED_MARK } from './full-tunnel.ts';
 import type { Overlap } from './lan.ts';
 import type { Network } from './lease.ts';
-import { guardScript, type OpenQuery, queryScript } from './protection-rules.ts';
+import { arpScript, guardScript, type OpenQuery, queryScript } from './protection-rules.ts';
 
 /** Which families go through the tunnel as a whole, and which have to stay silent then. */
 export function familiesOf(
@@ -130,7 +130,7 @@ export function namespaceChanges(device: string, netns: string, network: Network
   }));
 }
 
-/** Table of the guard of a full tunnel without protection. */
+/** Table of the guard of a full tunnel without protection, and of the silence by ARP. */
 export function guardTable(device: string): string {
   return `culvert-${device}`;
 }
@@ -155,6 +155,17 @@ export function guard(
     apply: ['nft', '-f', '-'],
     input: guardScript(table, device, addresses, neighbours, mark),
     undo: ['nft', ...deleteTableArgs('inet', table)],
+  };
+}
+
+/** Local networks are not told by ARP that `addresses`, IPv4, are here. */
+export function arpSilence(device: string, addresses: readonly string[]): HostChange {
+  const table = guardTable(device);
+  return {
+    what: `no answers by ARP for ${addresses.join(', ')}`,
+    apply: ['nft', '-f', '-'],
+    input: arpScript(table, addresses),
+    undo: ['nft', ...deleteTableArgs('arp', table)],
   };
 }
 

@@ -3,6 +3,7 @@
  * namespace. Every change goes through the undo journal; a later wish, or another local network,
  * applies only the difference.
  */
+import { isIPv4 } from 'node:net';
 import { contains, parseCidr } from '../shared/cidr.ts';
 import { VpnError } from '../shared/errors.ts';
 import type { HostChange, Journal, UndoFailure } from '../shared/system/journal.ts';
@@ -30,6 +31,7 @@ import {
 import { findOverlap, type Overlap, overlapChanges } from './lan.ts';
 import { innerAddresses, type Network } from './lease.ts';
 import {
+  arpSilence,
   familiesOf,
   guard,
   guardTable,
@@ -103,10 +105,10 @@ export class NetworkSetup {
   readonly #lookUps = new Set<Promise<unknown>>();
   readonly #ends = new AbortController();
   readonly #nameServers: OwnNameServers;
-  readonly #guard: KeptTable;
-  /** What the journal calls the guard; null: there is none. */
-  #guarded: string | null = null;
-  /** One change of the host after the other, and looking after the guard between them. */
+  /** Tables of ours that are to stay as written, by what the journal calls them. */
+  readonly #tables = new Map<string, KeptTable>();
+  #arpFilter: Promise<boolean> | undefined;
+  /** One change of the host after the other, and looking after tables between them. */
   #work: Promise<unknown> = Promise.resolve();
 
   constructor(options: SetupOptions) {
@@ -116,7 +118,6 @@ export class NetworkSetup {
     this.#outside = runner;
     this.#inside = inNamespace(traffic.netns, runner);
     this.#link = new OwnLink(device, this.#inside);
-    this.#guard = new KeptTable('inet', guardTable(device), runner);
   }
 
   /** What the user has to know of clashes with local networks, one sentence each. */
@@ -209,7 +210,7 @@ export class NetworkSetup {
       if (wanted.some((change) => change.what === what)) continue;
       await journal.undo(id);
       this.#applied.delete(what);
-      if (what === this.#guarded) this.#guarded = null;
+      this.#tables.delete(what);
       losesAddress ||= what.startsWith('address ');
     }
     // With its last IPv4 address the kernel takes all IPv4 routes from a device.
@@ -230,10 +231,12 @@ export class NetworkSetup {
         await this.#apply(wish, undefined, choices - 1);
         break;
       }
-      // The guard is the only script.
       if (change.input === undefined) continue;
-      await this.#guard.written(change.input);
-      this.#guarded = change.what;
+      // Only tables are made by scripts.
+      const [family, table] = change.undo.slice(-2) as [string, string];
+      const kept = new KeptTable(family, table, this.#outside);
+      await kept.written(change.input);
+      this.#tables.set(change.what, kept);
     }
     if (losesAddress) await this.#again(routes);
     const { carried, blocked } = familiesOf(wish.network, wish.full);
@@ -316,29 +319,34 @@ export class NetworkSetup {
   /**
    * Another local network may be there, and somebody may have taken away what is ours: applies
    * the difference, and makes again what is applied. Result: what others had made of the link, as
-   * OwnLink.keep(), and whether the guard had to be put back. Errors: COMMAND_FAILED.
+   * OwnLink.keep(), and whether tables had to be put back. Errors: COMMAND_FAILED.
    */
-  restore(wish: Wish): Promise<{ link: readonly string[]; guard: boolean }> {
+  restore(wish: Wish): Promise<{ link: readonly string[]; tables: boolean }> {
     return this.#inTurn(async () => {
       const link = await this.#link.keep(this.#forwards);
       await this.#apply(wish);
       const wanted = await this.plan(wish);
-      const guard = await this.#again(wanted.filter(({ what }) => this.#applied.has(what)));
-      return { link, guard };
+      const tables = await this.#again(wanted.filter(({ what }) => this.#applied.has(what)));
+      return { link, tables };
     });
   }
 
-  /** Puts the guard of a full tunnel back when somebody took it away or changed it. Result: it had to. */
-  keepGuard(): Promise<boolean> {
-    return this.#inTurn(async () => this.#guarded !== null && this.#guard.keep());
+  /** Puts our tables back when somebody took them away or changed them. Result: it had to. */
+  keepTables(): Promise<boolean> {
+    return this.#inTurn(async () => {
+      let wereOthers = false;
+      for (const table of this.#tables.values()) wereOthers = (await table.keep()) || wereOthers;
+      return wereOthers;
+    });
   }
 
-  /** Makes what is applied once more, where somebody took it away. Result: as keepGuard(). */
+  /** Makes what is applied once more, where somebody took it away. Result: as keepTables(). */
   async #again(changes: readonly HostChange[]): Promise<boolean> {
     let wereOthers = false;
-    for (const { apply, input } of changes) {
-      if (input !== undefined) {
-        wereOthers = await this.#guard.keep();
+    for (const { what, apply } of changes) {
+      const table = this.#tables.get(what);
+      if (table !== undefined) {
+        wereOthers = (await table.keep()) || wereOthers;
         continue;
       }
       const [file, ...args] = apply;
@@ -361,6 +369,10 @@ export class NetworkSetup {
     this.#overlap = network.table === undefined ? overlapOf(wish, view) : NOTHING;
     const changes = [...this.#portChanges(), ...networkChanges(device, network, this.#overlap)];
     const { carried, blocked } = familiesOf(network, wish.full);
+    const isFull = carried.length + blocked.length > 0;
+    const alone = innerAlone(innerAddresses(network), view);
+    const silent = traffic.protect || isFull ? alone.filter(isIPv4) : [];
+    if (silent.length > 0 && (await this.#filtersArp())) changes.push(arpSilence(device, silent));
     const overlapping = this.#overlap.ranges.map((text) => parseCidr(text)!.family);
     const families = new Set([...overlapping, ...carried, ...blocked]);
     if (families.size === 0) return changes;
@@ -369,14 +381,23 @@ export class NetworkSetup {
     const { lan } = traffic;
     const overlap = lan ? this.#overlap : { ...this.#overlap, own: [] };
     if (overlapping.length > 0) changes.push(...overlapChanges(device, overlap, numbers));
-    if (carried.length + blocked.length === 0) return changes;
+    if (!isFull) return changes;
     const neighbours = lan || !checksSourcesStrictly() ? [] : neighboursOf(wish, view);
-    const alone = innerAlone(innerAddresses(network), view);
     if (!traffic.protect && alone.length + neighbours.length > 0) {
       changes.push(guard(device, alone, neighbours, numbers.mark));
     }
     changes.push(...fullTunnelChanges({ device, numbers, carried, blocked, lan, neighbours }));
     return changes;
+  }
+
+  /** Whether nft can, asked once: kernels are built without, too. */
+  async #filtersArp(): Promise<boolean> {
+    const input = `add table arp ${guardTable(this.#options.device)}\n`;
+    this.#arpFilter ??= this.#outside('nft', ['--check', '-f', '-'], { input }).then(
+      () => true,
+      () => false,
+    );
+    return this.#arpFilter;
   }
 
   /**
@@ -415,7 +436,7 @@ export class NetworkSetup {
     await Promise.allSettled(this.#lookUps);
     return this.#inTurn(() => {
       this.#applied.clear();
-      this.#guarded = null;
+      this.#tables.clear();
       return this.#options.journal.undoAll(keep);
     });
   }

@@ -138,6 +138,12 @@ export function guardScript(
   return replaceTable(table, chains);
 }
 
+/** Answers no question by ARP for `addresses`, IPv4: Linux would for each of its own, on every link. */
+export function arpScript(table: string, addresses: readonly string[]): string {
+  const asked = `arp operation request arp daddr ip { ${addresses.join(', ')} } counter drop`;
+  return replaceTable(table, [chain('incoming', 'hook input priority 0', [asked])], 'arp');
+}
+
 /** Gives one query the mark of sealed datagrams, before any protection sees it. */
 export function queryScript(table: string, { port, nameServers }: OpenQuery): string {
   const ports = `  set ports {\n    type inet_service; flags timeout; elements = { ${port} timeout ${QUERY_LIFETIME} }\n  }\n`;
@@ -166,8 +172,8 @@ function guardChain(device: string, addresses: readonly string[]): string[] {
 }
 
 /** Makes sure there is a table, removes it, and makes the new one: in one transaction. */
-function replaceTable(table: string, parts: readonly string[]): string {
-  const name = `inet ${table}`;
+function replaceTable(table: string, parts: readonly string[], family = 'inet'): string {
+  const name = `${family} ${table}`;
   return `add table ${name}\ndelete table ${name}\ntable ${name} {\n${parts.join('')}}\n`;
 }
 

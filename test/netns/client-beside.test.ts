@@ -142,7 +142,7 @@ test('two protected tunnels work at once, and nothing leaves while one connects,
     expectQuiet(captures, 'with the second again beside the rules of the killed one');
 
     expect((await first.command('cleanup')).code).toBe(0);
-    expect(await tables()).toMatch(/^table inet culvert-protect-\w+\n$/);
+    expect(await tables()).toMatch(/^table inet culvert-protect-(\w+)\ntable arp culvert-\1\n$/);
     expect(await reachesAll(net, INNER_SECOND)).toBe(true);
     await net.must('a', 'nft', ['flush', 'ruleset']);
     await eventually('the rules are back', 5_000, async () =>

@@ -166,6 +166,13 @@ test('under protection nothing leaves in the clear, whatever the local network d
     expect((await asked.stop()).length).toBeGreaterThan(0);
     expect(summary(await answers.stop())).toEqual([]);
     quiet('when asked for its address inside the tunnel');
+    // Nor is it told by ARP that the address is here.
+    net.ip('server', 'route', 'replace', `${inner}/32`, 'dev', 's1', 'table', '99');
+    const questions = await net.capture('a', 'eth0', `arp and host ${inner}`);
+    await net.run('server', 'ping', ['-n', '-I', 's1', '-c', '1', '-W', '2', inner]);
+    expect((await questions.stop()).length).toBeGreaterThan(0);
+    expect(net.ip('server', 'neigh', 'show', inner, 'dev', 's1')).not.toContain('lladdr');
+    net.ip('server', 'neigh', 'flush', 'dev', 's1', 'to', `${inner}/32`);
     net.ip('server', 'rule', 'del', 'priority', '100');
     net.ip('server', 'route', 'flush', 'table', '99');
 

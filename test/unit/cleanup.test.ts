@@ -96,6 +96,9 @@ function leaveBehind(host: MadeUpHost): { readonly others: readonly string[] } {
   host.tables.set('culvert-protect-cvc1', ['outgoing', 'forwarded', 'incoming']);
   host.tables.set('culvert-query-cvc1-40000', ['queries']);
   host.tables.set('culvert-cvc1', ['incoming']);
+  host.arpTables.set('culvert-cvc1', ['incoming']);
+  host.arpTables.set('culvert-cvc2', ['incoming']);
+  host.arpTables.set('mine', ['incoming']);
   const everything = (priority: number, table: string) => ({ priority, not: null, table });
   const local = (priority: number) => ({ priority, table: 'main', suppress_prefixlen: 0 });
   host.rules = {
@@ -129,6 +132,7 @@ asRoot('what is left of a client without a journal goes, and nothing of anybody 
   expect(await clean()).toBe(1);
   expect(said[0]).toMatch(/client-b\.journal is damaged/);
   expect([...host.tables.keys()]).toEqual(others);
+  expect([...host.arpTables.keys()]).toEqual(['culvert-cvc2', 'mine']);
   expect(host.changes).toEqual([
     'ip -4 rule del priority 32760 lookup 52015',
     'ip -4 rule del priority 32759 lookup main',
@@ -140,6 +144,7 @@ asRoot('what is left of a client without a journal goes, and nothing of anybody 
     'nft delete table inet culvert-protect-cvc1',
     'nft delete table inet culvert-query-cvc1-40000',
     'nft delete table inet culvert-cvc1',
+    'nft delete table arp culvert-cvc1',
   ]);
   expect(await clean()).toBe(0);
   expect(shown.at(-1)?.text).toBe('nothing to undo');

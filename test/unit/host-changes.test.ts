@@ -40,7 +40,9 @@ class FakeHost {
   answer: (line: string) => string = () => '';
   readonly run: Run = async (file, args) => {
     const line = [file, ...args].join(' ');
-    if (!/^ip (-[46] )?-json (-details -Numeric )?(address|route|link) show/.test(line)) {
+    if (
+      !/^ip (-[46] )?-json (-details -Numeric )?(address|route|link) show|^nft --check/.test(line)
+    ) {
       this.ran.push(line);
     }
     return { stdout: this.answer(line), stderr: '' };
@@ -268,6 +270,32 @@ test('a network is applied step by step, then only its difference, then undone',
   ]);
   expect(existsSync(path)).toBe(false);
 });
+
+test.each([
+  ['a kernel that can', true, ['no answers by ARP for 192.168.1.2']],
+  ['one that cannot', false, []],
+])(
+  'under protection the address inside is hidden from questions by ARP, on %s',
+  async (_, can, whats) => {
+    const host = new FakeHost();
+    let content = 'as written';
+    host.answer = (line) => {
+      if (line.startsWith('nft --check') && !can) throw failed('Operation not supported');
+      return line.startsWith('nft -j list') ? JSON.stringify({ nftables: [{ content }] }) : '';
+    };
+    const setup = setupOn(host, true);
+    await setup.apply(wish());
+    const journal = new Journal(path, host.run);
+    expect(journal.pending.filter((what) => what.includes('ARP'))).toEqual(whats);
+    expect(await setup.keepTables()).toBe(false);
+    content = 'somebody has flushed it';
+    host.ran.splice(0);
+    expect(await setup.keepTables()).toBe(can);
+    expect(host.ran.includes('nft -f -')).toBe(can);
+    await setup.undo();
+    expect(host.ran.includes('nft delete table arp culvert-cvc0')).toBe(can);
+  },
+);
 
 test('a network that fails half way is undone as far as it came', async () => {
   const host = new FakeHost();

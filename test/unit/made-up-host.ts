@@ -7,6 +7,8 @@ type Row = Readonly<Record<string, unknown>>;
 export class MadeUpHost {
   /** Of the family inet: chains by table. */
   readonly tables = new Map<string, readonly string[]>();
+  /** The same of the family arp. */
+  readonly arpTables = new Map<string, readonly string[]>();
   links: readonly string[] = ['lo', 'eth0'];
   /** Links of other namespaces, by name; null: nobody may look. */
   readonly namespaces = new Map<string, readonly Row[] | null>();
@@ -29,9 +31,11 @@ export class MadeUpHost {
   #shown(program: string, args: readonly string[]): unknown {
     const [first, , what] = args;
     if (program === 'nft' && first === '-j') {
-      const chains = [...this.tables].flatMap(([table, names]) =>
-        names.map((name): { chain: NftChain } => ({ chain: { family: 'inet', table, name } })),
-      );
+      const chainsOf = (family: string, tables: ReadonlyMap<string, readonly string[]>) =>
+        [...tables].flatMap(([table, names]) =>
+          names.map((name): { chain: NftChain } => ({ chain: { family, table, name } })),
+        );
+      const chains = [...chainsOf('inet', this.tables), ...chainsOf('arp', this.arpTables)];
       const tables = [...this.tables.keys()].map((name) => ({ table: { family: 'inet', name } }));
       return { nftables: [...tables, ...chains] };
     }
@@ -53,7 +57,8 @@ export class MadeUpHost {
     const line = [program, ...args].join(' ');
     this.refuse(line);
     this.changes.push(line);
-    if (program === 'nft') this.tables.delete(args.at(-1)!);
+    if (program === 'nft')
+      (args.includes('arp') ? this.arpTables : this.tables).delete(args.at(-1)!);
     else if (args.includes('netns')) this.namespaces.delete(args.at(-1)!);
     else if (args.includes('flush')) this.routes = {};
     else this.rules = {};
