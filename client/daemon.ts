@@ -18,7 +18,7 @@ import type { ClientStatus } from './status.ts';
 
 /** A log file above this size is set aside at the next start; one older file is kept. */
 const LOG_BYTES = 1 << 20;
-const SIGNALS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
+const SIGNALS = { SIGINT: 130, SIGQUIT: 131, SIGTERM: 143, SIGHUP: 129 } as const;
 
 export interface DaemonOptions {
   /** Arguments of this program as they were typed. */

@@ -39,7 +39,7 @@ export async function runClient(options: ForegroundOptions, output: Output): Pro
   const client = new Client({ ...options, ...voice }, await thisHost());
   const alive = setInterval(() => systemd?.alive(performance.now()), ALIVE_MS);
   let started = false;
-  const signals = new StopSignals(['SIGINT', 'SIGTERM', 'SIGHUP'], () => {
+  const signals = new StopSignals(['SIGINT', 'SIGQUIT', 'SIGTERM', 'SIGHUP'], () => {
     if (started) void client.stop();
   });
   let reason: VpnError | null;

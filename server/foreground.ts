@@ -29,7 +29,7 @@ export async function runServer(options: ForegroundOptions): Promise<number> {
   let server: RunningServer | null = null;
   let endNotices = (): void => {};
   // One that is starting is stopped once it has started: until then there is no whole to undo.
-  const signals = new StopSignals(['SIGINT', 'SIGTERM'], () => {
+  const signals = new StopSignals(['SIGINT', 'SIGQUIT', 'SIGTERM'], () => {
     notifier?.stopping();
     void server?.stop();
   });

@@ -7,7 +7,7 @@
 const REPEATED_MS = 500;
 
 /** Exit codes of shells for a program that a signal ended. */
-const EXIT = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
+const EXIT = { SIGHUP: 129, SIGINT: 130, SIGQUIT: 131, SIGTERM: 143 } as const;
 export type StopSignal = keyof typeof EXIT;
 
 /** For tests: the clock, milliseconds, and what ends the program at once. */

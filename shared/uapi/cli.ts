@@ -19,7 +19,7 @@ import { startDevice } from './server.ts';
 const NAME = 'vpn-device';
 /** Words of wireguard-go for LOG_LEVEL that are not ours. */
 const LEVEL_WORDS: Readonly<Record<string, LogLevel>> = { verbose: 'debug', error: 'error' };
-const STOP_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+const STOP_SIGNALS = ['SIGINT', 'SIGQUIT', 'SIGTERM', 'SIGHUP'] as const;
 
 /** What the daemon tells the process that started it, once. */
 type Report = { ready: true } | { code: ErrorCode; message: string; hint: string };

@@ -5,6 +5,7 @@
  *   b eth0 10.77.2.2 ---- 10.77.2.1 s2 - server, tun 192.168.1.1
  *   c eth0 10.77.3.2 ---- 10.77.3.1 s3 /
  */
+import { readdirSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { inNet } from './harness.ts';
 import { layStar, serverAddress } from './topology.ts';
@@ -76,9 +77,12 @@ async function endBy(codes: readonly number[], ...names: NodeJS.Signals[]): Prom
     const { server, clients } = await serverWithClients(net, ['a']);
     const [a] = clients as [Client];
     expect(net.difference('a')).not.toEqual([]);
-    for (const program of [a.program, server.program]) {
+    for (const { program, instance } of [a, server]) {
       for (const name of names) program?.signal(name);
       expect(codes).toContain((await program?.end(4_000))?.code);
+      // It has taken down by itself what the kernel does not.
+      const left = readdirSync(instance.flags[3]!).filter((file) => /\.(sock|journal)$/.test(file));
+      expect(left).toEqual([]);
     }
     expect(net.difference('a')).toEqual([]);
     expect(net.difference('server')).toEqual([]);
@@ -87,8 +91,11 @@ async function endBy(codes: readonly number[], ...names: NodeJS.Signals[]): Prom
   });
 }
 
-test('SIGTERM ends client and server cleanly and leaves nothing', async () => {
-  await endBy([143], 'SIGTERM');
+test.each([
+  ['SIGTERM', 143],
+  ['SIGQUIT', 131],
+] as const)('%s ends client and server cleanly and leaves nothing', async (name, code) => {
+  await endBy([code], name);
 });
 
 test('a signal that is told twice, as by timeout(1), ends nothing in the middle', async () => {

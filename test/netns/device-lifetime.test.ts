@@ -63,6 +63,7 @@ test('WG_PROCESS_FOREGROUND=1 keeps it in the foreground', async () => {
 const ENDS: [string, number, (device: WgDevice) => void][] = [
   ['SIGTERM', 143, (device) => device.program.signal('SIGTERM')],
   ['SIGINT', 130, (device) => device.program.signal('SIGINT')],
+  ['SIGQUIT', 131, (device) => device.program.signal('SIGQUIT')],
   ['SIGHUP', 129, (device) => device.program.signal('SIGHUP')],
   ['the deletion of its device', 0, (d) => void d.net.ip(d.host, 'link', 'delete', d.name)],
   ['the removal of its socket', 0, (device) => rmSync(socketOf(device.name))],

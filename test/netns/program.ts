@@ -24,6 +24,7 @@ export const PATIENCE_MS = 60_000;
 const SIGNAL_NUMBERS: Partial<Record<NodeJS.Signals, number>> = {
   SIGHUP: 1,
   SIGINT: 2,
+  SIGQUIT: 3,
   SIGABRT: 6,
   SIGKILL: 9,
   SIGSEGV: 11,
