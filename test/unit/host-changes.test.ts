@@ -1,13 +1,5 @@
-/** Links of the host, the undo journal, and the network of a client over both. */
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs';
+/** Links of the host, and the network of a client over them and the undo journal. */
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -15,7 +7,6 @@ import { forwards } from '../../client/host-view.ts';
 import type { Network } from '../../client/lease.ts';
 import { NetworkSetup } from '../../client/network-setup.ts';
 import { resolveEndpoints } from '../../client/resolve.ts';
-import { VpnError } from '../../shared/errors.ts';
 import { Journal } from '../../shared/system/journal.ts';
 import {
   bringUpArgs,
@@ -24,7 +15,7 @@ import {
   readLinks,
   routeTo,
 } from '../../shared/system/link.ts';
-import type { Run } from '../../shared/system/run.ts';
+import { codeOf, FakeHost, failed } from './fake-host.ts';
 
 let folder: string;
 let path: string;
@@ -33,38 +24,6 @@ beforeEach(() => {
   path = join(folder, 'run', 'client.journal');
 });
 afterEach(() => rmSync(folder, { recursive: true }));
-
-/** Remembers commands; `answer` gives what one prints, or throws. */
-class FakeHost {
-  readonly ran: string[] = [];
-  answer: (line: string) => string = () => '';
-  readonly run: Run = async (file, args) => {
-    const line = [file, ...args].join(' ');
-    if (
-      !/^ip (-[46] )?-json (-details -Numeric )?(address|route|link) show|^nft --check/.test(line)
-    ) {
-      this.ran.push(line);
-    }
-    return { stdout: this.answer(line), stderr: '' };
-  };
-}
-
-function failed(stderr: string): VpnError {
-  const cause = { file: 'ip', args: [], exitCode: 2, stderr };
-  return new VpnError('COMMAND_FAILED', stderr, { cause });
-}
-
-const change = (name: string) =>
-  ({ what: name, apply: ['ip', 'add', name], undo: ['ip', 'del', name] }) as const;
-
-async function codeOf(promise: Promise<unknown>): Promise<string> {
-  const error = await promise.then(
-    () => null,
-    (e: unknown) => e,
-  );
-  if (error instanceof VpnError) return error.code;
-  throw error ?? new Error('no error');
-}
 
 test('links and routes of this host are read', async () => {
   const loopback = await readLink('lo');
@@ -97,84 +56,6 @@ test.each(['tun0', 'cvc1a2b3c', 'a.b-c_d', 'tun%d'.replace('%d', '9')])(
 test.each(['', '.', '..', 'a/b', 'a b', 'sixteen-letters-'])('%j is no device name', (name) =>
   expect(deviceNameError(name)?.code).toBe('DEVICE_NAME_INVALID'),
 );
-
-test('a change is in the journal before it is made, and gone after its undo', async () => {
-  const host = new FakeHost();
-  const seen: boolean[] = [];
-  host.answer = () => {
-    seen.push(readFileSync(path, 'utf8').includes('"del","a"'));
-    return '';
-  };
-  const journal = new Journal(path, host.run);
-  const id = await journal.apply(change('a'));
-  expect(statSync(path).mode & 0o777).toBe(0o600);
-  await journal.undo(id);
-  expect(host.ran).toEqual(['ip add a', 'ip del a']);
-  expect(seen).toEqual([true, true]);
-  expect(existsSync(path)).toBe(false);
-});
-
-test('on a full disk nothing is made, and what was made is undone all the same', async () => {
-  const host = new FakeHost();
-  const journal = new Journal(path, host.run);
-  for (const name of ['a', 'b']) await journal.apply(change(name));
-  // Where the journal is written anew there is something that cannot be removed.
-  mkdirSync(`${path}.new`);
-  expect(await codeOf(journal.apply(change('c')))).toBe('STATE_UNUSABLE');
-  expect(journal.pending).toEqual(['a', 'b']);
-  expect(await journal.undoAll('a')).toMatchObject([{ what: `journal ${path}` }]);
-  expect(await journal.undoAll()).toEqual([]);
-  expect(host.ran).toEqual(['ip add a', 'ip add b', 'ip del b', 'ip del a']);
-  expect(existsSync(path)).toBe(false);
-});
-
-test('what a killed program left is undone by the next one, newest first', async () => {
-  const first = new FakeHost();
-  const journal = new Journal(path, first.run);
-  for (const name of ['a', 'b', 'c']) await journal.apply(change(name));
-  const next = new FakeHost();
-  const later = new Journal(path, next.run);
-  expect(later.pending).toEqual(['a', 'b', 'c']);
-  expect(await later.undoAll()).toEqual([]);
-  expect(next.ran).toEqual(['ip del c', 'ip del b', 'ip del a']);
-  expect(new Journal(path, next.run).pending).toEqual([]);
-});
-
-test('a change that failed leaves nothing to undo', async () => {
-  const host = new FakeHost();
-  host.answer = () => {
-    throw failed('RTNETLINK answers: File exists');
-  };
-  const journal = new Journal(path, host.run);
-  expect(await codeOf(journal.apply(change('a')))).toBe('COMMAND_FAILED');
-  expect(journal.pending).toEqual([]);
-  expect(existsSync(path)).toBe(false);
-});
-
-test('an undo that is done already counts, one that fails is kept and told', async () => {
-  const host = new FakeHost();
-  const journal = new Journal(path, host.run);
-  for (const name of ['gone', 'removed', 'stuck', 'fine']) await journal.apply(change(name));
-  host.answer = (line) => {
-    if (line.endsWith('gone')) throw failed('Cannot find device "cvc0"');
-    if (line.endsWith('removed')) throw failed('Error: ipv4: Address not found.');
-    if (line.endsWith('stuck')) throw failed('Operation not permitted');
-    return '';
-  };
-  expect((await journal.undoAll()).map(({ what }) => what)).toEqual(['stuck']);
-  expect(new Journal(path, host.run).pending).toEqual(['stuck']);
-});
-
-test.each([
-  '{',
-  '{}',
-  '[{"id":1,"what":"x","undo":["sh","-c","true"]}]',
-  '[{"id":1,"what":"x","undo":"ip"}]',
-])('a journal that says %s is not followed', (text) => {
-  const file = join(folder, 'bad.journal');
-  writeFileSync(file, text);
-  expect(() => new Journal(file)).toThrow(/damaged/);
-});
 
 const NETWORK: Network = {
   addresses: ['192.168.1.2/24', 'fd00::2/64'],
@@ -400,27 +281,6 @@ test('names are looked up in both families and tried against the routes', async 
     hopeless: true,
   });
   expect(await at('none.example', 'later.example')).toMatchObject({ hopeless: false });
-});
-
-test('a change that failed half way is undone at once, a thing that was there stays', async () => {
-  const host = new FakeHost();
-  host.answer = (line) => {
-    if (line.startsWith('ip add half')) throw failed('Cannot allocate memory');
-    if (line.startsWith('ip add other')) throw failed('RTNETLINK answers: File exists');
-    return '';
-  };
-  const journal = new Journal(path, host.run);
-  expect(await codeOf(journal.apply(change('half')))).toBe('COMMAND_FAILED');
-  expect(await codeOf(journal.apply(change('other')))).toBe('COMMAND_FAILED');
-  expect(host.ran).toEqual(['ip add half', 'ip del half', 'ip add other']);
-  expect(journal.pending).toEqual([]);
-});
-
-test('a program that may not be journalled is not run', async () => {
-  const host = new FakeHost();
-  const bad = { what: 'x', apply: ['ip'], undo: ['sh', '-c', 'true'] } as const;
-  await expect(new Journal(path, host.run).apply(bad)).rejects.toThrow();
-  expect(host.ran).toEqual([]);
 });
 
 test('the end of a look-up that nobody waits for any more leaves the next one its mark', async () => {
