@@ -71,15 +71,20 @@ Result<Nothing> Device::start(const OpenOptions& options) {
   for (size_t i = 0; i < count; i++) {
     workers_.push_back(
         std::make_unique<Worker>(shared_, tun_.queue(i), tun_.writer(i), i, make_aead(aead_)));
-    if (const int error = workers_.back()->start(); error != 0) {
-      return Failure{error, "start worker"};
-    }
+  }
+  for (size_t i = 0; i < count; i++) {
+    threads_.push_back(std::make_unique<WorkerThread>(i, threads_, workers_, shared_.events,
+                                                      WorkerThread::Limits()));
+    if (const int error = threads_[i]->open(); error != 0) return Failure{error, "start worker"};
+  }
+  for (const auto& thread : threads_) {
+    if (const int error = thread->start(); error != 0) return Failure{error, "start worker"};
   }
   return Nothing{};
 }
 
 Device::~Device() {
-  for (const auto& worker : workers_) worker->stop();
+  for (const auto& thread : threads_) thread->stop();
   // Index entries and peers hold each other until the keys go.
   for (const auto& [id, peer] : peers_) peer->drop_keypairs();
 }

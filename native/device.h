@@ -9,7 +9,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "worker.h"
+#include "worker_thread.h"
 
 namespace culvert {
 
@@ -116,6 +116,7 @@ class Device {
   std::unordered_map<uint32_t, std::shared_ptr<Peer>> peers_;
   std::unique_ptr<Sender> sender_;  // of the JS thread
   std::vector<std::unique_ptr<Worker>> workers_;
+  std::vector<std::unique_ptr<WorkerThread>> threads_;  // one per worker
 };
 
 }  // namespace culvert

@@ -9,8 +9,6 @@ namespace {
 constexpr uint8_t kOwnKey[kKeyBytes] = {7, 7, 7};
 // The source port of every flow of the applications, so that some loop back.
 constexpr uint16_t kOwnPort = 1000;
-// What a worker wants epoll to say when the tun has frames (Source in worker.cc).
-constexpr uint32_t kTunSource = 1;
 
 // Prefixes lie in each other, so that the longest one decides who may speak for an address.
 constexpr struct {
@@ -92,15 +90,18 @@ Tunnel::Tunnel(Choices& choices)
   tables = made;
   shared.tables.publish(std::move(made));
   aead = make_aead(AeadKind::kOpenssl);
-  worker = std::make_unique<Worker>(shared, kTunFd, kTunFd, 0, make_aead(AeadKind::kOpenssl));
-  kernel.watched[kTunFd] = kTunSource;
-  kernel.idle = [this] { worker->stopping_ = true; };
+  workers.push_back(
+      std::make_unique<Worker>(shared, kTunFd, kTunFd, 0, make_aead(AeadKind::kOpenssl)));
+  threads.push_back(
+      std::make_unique<WorkerThread>(0, threads, workers, shared.events, WorkerThread::Limits()));
+  REQUIRE(threads[0]->open() == 0 && workers[0]->move(0, threads[0]->epoll_.get()) == 0);
+  kernel.idle = [this] { threads[0]->stopping_ = true; };
   run();
 }
 
 void Tunnel::run() {
-  worker->stopping_ = false;
-  worker->run();
+  threads[0]->stopping_ = false;
+  threads[0]->run();
 }
 
 // ---- what must happen -----------------------------------------------------------------------

@@ -9,7 +9,7 @@
 #include <set>
 
 #include "fuzz_kernel.h"
-#include "worker.h"
+#include "worker_thread.h"
 
 namespace culvert::fuzz {
 
@@ -82,10 +82,11 @@ class Tunnel {
   Shared shared;
   std::array<PeerModel, kPeers> peers;
   std::vector<Session> sessions;
-  std::unique_ptr<Aead> aead;  // of the other ends
-  CookieState stranger;        // knocks at the worker's door
-  Sender sender;               // of the JS thread
-  std::unique_ptr<Worker> worker;
+  std::unique_ptr<Aead> aead;                          // of the other ends
+  CookieState stranger;                                // knocks at the worker's door
+  Sender sender;                                       // of the JS thread
+  std::vector<std::unique_ptr<Worker>> workers;        // one
+  std::vector<std::unique_ptr<WorkerThread>> threads;  // its own, which is never started
 
  private:
   void expect(const Message& message, const Endpoint& from, uint8_t traffic_class);

@@ -34,6 +34,7 @@ constexpr Part kParts[] = {
     {"kdf", test_kdf},
     {"handshake aead", test_handshake_aead},
     {"random", test_random},
+    {"worker thread", test_worker_thread},
 };
 
 }  // namespace

@@ -69,6 +69,7 @@ void test_x25519();
 void test_kdf();
 void test_handshake_aead();
 void test_random();
+void test_worker_thread();
 
 // Reads test vectors as lines of text on stdin and says for each what came out; see selftest.cc.
 int run_vectors();

@@ -1,14 +1,8 @@
-// worker.cc - the loop, and the way out: tun -> split -> route -> seal -> UDP.
+// worker.cc - what is watched, and the way out: tun -> split -> route -> seal -> UDP.
 #include "worker.h"
 
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/syscall.h>
-
-#include <cstdio>
 
 #include "fragment.h"
 #include "icmp.h"
@@ -16,34 +10,11 @@
 namespace culvert {
 namespace {
 
-enum class Source : uint32_t { kWake, kTun, kUdp4, kUdp6 };
-
 // RFC 3168 section 9.1.1, full functionality, as kernel WireGuard does it: congestion met inside
 // must not be signalled outside, or the outer path would be blamed twice.
 uint8_t outer_ecn(const uint8_t* packet) {
   const uint8_t inner = packet[0] >> 4 == 4 ? packet[1] & 3 : (packet[1] >> 4) & 3;
   return inner == 3 ? 2 : inner;
-}
-
-// Where all cores are busy, the scheduler lets a thread wait for the turns of others, some 3 ms
-// each. Linux 6.12 and later give a thread that asks for shorter turns of its own an earlier one;
-// before, the wish is ignored. Measured: p99 of a ping beside a saturating transfer 5.5 -> 4.9 ms.
-void ask_for_short_turns() {
-  struct {  // struct sched_attr of Linux, which the C library does not have
-    uint32_t size;
-    uint32_t policy;
-    uint64_t flags;
-    int32_t nice;
-    uint32_t priority;
-    uint64_t runtime_ns;
-    uint64_t deadline_ns;
-    uint64_t period_ns;
-  } wish{};
-  if (::syscall(SYS_sched_getattr, 0, &wish, sizeof wish, 0) < 0 || wish.policy != SCHED_OTHER) {
-    return;
-  }
-  wish.runtime_ns = 300'000;
-  (void)::syscall(SYS_sched_setattr, 0, &wish, 0);
 }
 
 }  // namespace
@@ -54,38 +25,11 @@ Worker::Worker(Shared& shared, int tun, int tun_writer, size_t index, std::uniqu
       tun_writer_(tun_writer),
       index_(index),
       wake_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
-      epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       sender_(std::move(aead), shared.offloads, shared.events),
       coalescer_((shared.offloads.load() & offload_bit(Offload::kTunTcp)) != 0,
-                 (shared.offloads.load() & offload_bit(Offload::kTunUdp)) != 0) {}
-
-int Worker::start() {
-  if (!wake_.valid() || !epoll_.valid()) return EMFILE;
+                 (shared.offloads.load() & offload_bit(Offload::kTunUdp)) != 0) {
   shared_.tables.refresh(&tables_, &tables_version_);
-  epoll_event event{EPOLLIN, {.u32 = static_cast<uint32_t>(Source::kWake)}};
-  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) < 0) return errno;
-  event.data.u32 = static_cast<uint32_t>(Source::kTun);
-  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, tun_, &event) < 0) return errno;
-  watch();
-  // Signals belong to the JS thread: the new thread inherits a mask that blocks all.
-  sigset_t all;
-  sigset_t before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  thread_ = std::thread([this] { run(); });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  char name[16];
-  (void)std::snprintf(name, sizeof name, "culvert-%zu", index_ % 1000);
-  pthread_setname_np(thread_.native_handle(), name);
-  return 0;
-}
-
-void Worker::stop() {
-  if (!thread_.joinable()) return;
-  // Release pairs with the acquire in run(); the wake-up makes sure it looks.
-  stopping_.store(true, std::memory_order_release);
-  wake();
-  thread_.join();
+  watched_ = tables_->sockets[index_];
 }
 
 void Worker::wake() {
@@ -93,59 +37,78 @@ void Worker::wake() {
   (void)!::write(wake_.get(), &one, sizeof one);
 }
 
-// Sockets are part of the snapshot: after a change of port the loop waits on the new ones.
+// Calls visit(descriptor, source) for each that is watched.
+template <typename Visit>
+void Worker::each_descriptor(Visit visit) const {
+  visit(wake_.get(), Source::kWake);
+  if (!tun_broken_) visit(tun_, Source::kTun);
+  if (watched_ == nullptr) return;
+  if (watched_->v4.valid()) visit(watched_->v4.get(), Source::kUdp4);
+  if (watched_->v6.valid()) visit(watched_->v6.get(), Source::kUdp6);
+}
+
+int Worker::move(size_t keeper, int epoll) {
+  if (!wake_.valid()) return EMFILE;
+  const bool waits = frames_wait();
+  std::lock_guard lock(place_mutex_);
+  const int before = std::exchange(epoll_, epoll);
+  // With the first descriptor the next thread begins; from here on only what the lock guards is
+  // touched. Release pairs with the acquire in kept_by().
+  keeper_.store(keeper, std::memory_order_release);
+  int error = 0;
+  each_descriptor([&](int fd, Source source) {
+    epoll_event event{EPOLLIN, {.u32 = event_data(index_, source)}};
+    if (::epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0) error = errno;
+    if (before >= 0) ::epoll_ctl(before, EPOLL_CTL_DEL, fd, nullptr);
+  });
+  // The next thread may sleep, and nothing else will tell it of them.
+  if (waits) wake();
+  return error;
+}
+
+// Sockets are part of the snapshot: after a change of port the new ones are watched.
 void Worker::watch() {
   const std::shared_ptr<UdpSockets>& now = tables_->sockets[index_];
   if (now == watched_) return;
+  std::lock_guard lock(place_mutex_);
   if (watched_ != nullptr) {
     for (const UniqueFd* fd : {&watched_->v4, &watched_->v6}) {
-      if (fd->valid()) ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd->get(), nullptr);
+      if (fd->valid()) ::epoll_ctl(epoll_, EPOLL_CTL_DEL, fd->get(), nullptr);
     }
   }
   watched_ = now;
-  epoll_event event{EPOLLIN, {.u32 = static_cast<uint32_t>(Source::kUdp4)}};
-  if (now->v4.valid()) ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, now->v4.get(), &event);
-  event.data.u32 = static_cast<uint32_t>(Source::kUdp6);
-  if (now->v6.valid()) ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, now->v6.get(), &event);
+  epoll_event event{EPOLLIN, {.u32 = event_data(index_, Source::kUdp4)}};
+  if (now->v4.valid()) ::epoll_ctl(epoll_, EPOLL_CTL_ADD, now->v4.get(), &event);
+  event.data.u32 = event_data(index_, Source::kUdp6);
+  if (now->v6.valid()) ::epoll_ctl(epoll_, EPOLL_CTL_ADD, now->v6.get(), &event);
 }
 
-void Worker::run() {
-  ask_for_short_turns();
-  while (!stopping_.load(std::memory_order_acquire)) {
-    epoll_event ready[4];
-    int n = ::epoll_wait(epoll_.get(), ready, 4, 0);
-    if (n == 0 && queue_.empty()) {
-      // Falling asleep and being woken costs more than letting the others have one turn, after
-      // which there is often something again. Measured: 2 to 7 % less CPU time per byte.
-      ::sched_yield();
-      n = ::epoll_wait(epoll_.get(), ready, 4, -1);
+void Worker::look(uint64_t now) {
+  now_ = now;
+  if (!shared_.tables.refresh(&tables_, &tables_version_)) return;
+  route_.known = false;
+  watch();
+}
+
+void Worker::serve(Source source, uint64_t now) {
+  look(now);
+  served_++;
+  switch (source) {
+    case Source::kWake: {
+      uint64_t count;
+      (void)!::read(wake_.get(), &count, sizeof count);
+      break;
     }
-    if (shared_.tables.refresh(&tables_, &tables_version_)) {
-      route_.known = false;
-      watch();
-    }
-    now_ = now_ms();
-    // One flight from each that is ready, then look again: neither direction starves the other.
-    for (int i = 0; i < n; i++) {
-      switch (static_cast<Source>(ready[i].data.u32)) {
-        case Source::kWake: {
-          uint64_t count;
-          (void)!::read(wake_.get(), &count, sizeof count);
-          break;
-        }
-        case Source::kTun:
-          read_tun();
-          break;
-        // A family may have gone with a change of sockets since the kernel reported it.
-        case Source::kUdp4:
-          if (watched_->v4.valid()) drain_udp(watched_->v4.get());
-          break;
-        case Source::kUdp6:
-          if (watched_->v6.valid()) drain_udp(watched_->v6.get());
-          break;
-      }
-    }
-    if (!queue_.empty()) send_flight();
+    case Source::kTun:
+      read_tun();
+      break;
+    // A family may have gone with a change of sockets since the kernel reported it.
+    case Source::kUdp4:
+      if (watched_->v4.valid()) drain_udp(watched_->v4.get());
+      break;
+    case Source::kUdp6:
+      if (watched_->v6.valid()) drain_udp(watched_->v6.get());
+      break;
   }
 }
 
@@ -172,7 +135,8 @@ void Worker::read_tun() {
 
 // Sends runs of frames for one peer under one grant each: one route per super-packet, one
 // reservation of counters and one stamp per run.
-void Worker::send_flight() {
+void Worker::send_flight(uint64_t now) {
+  look(now);
   const size_t count = queue_.take_flight(kFlightBytes, &flight_);
   size_t first = 0;
   Peer* peer = nullptr;
@@ -297,8 +261,11 @@ void Worker::no_route(Splitter& frame) {
 // The device is gone or cannot be used; TypeScript decides what that means.
 void Worker::tun_failed(int error) {
   if (tun_broken_) return;
-  tun_broken_ = true;
-  ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, tun_, nullptr);
+  {
+    std::lock_guard lock(place_mutex_);
+    tun_broken_ = true;
+    ::epoll_ctl(epoll_, EPOLL_CTL_DEL, tun_, nullptr);
+  }
   (void)shared_.events.push(SmallEvent::fault(Where::kTun, error));
 }
 

@@ -1,11 +1,12 @@
-// worker.h - one thread that carries packets: waits, drains the tun, drains the sockets, delivers.
-// It runs each packet to completion by itself. No timers and no policy: it stamps and refuses.
+// worker.h - carries the packets of one queue of the tun and one pair of sockets: drains the tun,
+// drains the sockets, delivers. It runs each packet to completion by itself. No timers and no
+// policy: it stamps and refuses. When it works is the matter of its thread (worker_thread.h).
 #pragma once
 
 #include <array>
 #include <atomic>
 #include <memory>
-#include <thread>
+#include <mutex>
 
 #include "event_ring.h"
 #include "gate.h"
@@ -50,19 +51,37 @@ struct WorkerCounters {
 
 class Worker {
  public:
+  // What is ready for it.
+  enum class Source : uint8_t { kWake, kTun, kUdp4, kUdp6 };
+
   // Reads the queue `tun` and writes to `tun_writer`, both owned by the device. `index`: which pair
   // of sockets is its own. JS thread.
   Worker(Shared& shared, int tun, int tun_writer, size_t index, std::unique_ptr<Aead> aead);
-  ~Worker() { stop(); }
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
-  // Starts the thread. Returns 0 or an errno. JS thread.
-  [[nodiscard]] int start();
-  // Ends the thread after the flight it is in, and waits for that; idempotent. JS thread.
-  void stop();
   // Makes it look at the tables now. JS thread.
   void wake();
+
+  // The thread that works for it now, by number.
+  [[nodiscard]] bool kept_by(size_t thread) const {
+    // Acquire pairs with the release in move(): what the thread before did is seen.
+    return keeper_.load(std::memory_order_acquire) == thread;
+  }
+  // Lets the thread `keeper`, which waits with `epoll`, work for it from now on; the caller does
+  // so no more. Events carry event_data(). Returns 0 or an errno. By its thread, or before that one
+  // has started.
+  [[nodiscard]] int move(size_t keeper, int epoll);
+  [[nodiscard]] static constexpr uint32_t event_data(size_t index, Source source) {
+    return static_cast<uint32_t>(index << 2 | static_cast<size_t>(source));
+  }
+  // One flight from what is ready. `now`: now_ms(). By its thread, as all below.
+  void serve(Source source, uint64_t now);
+  // Frames from the tun were read and not sent yet, and a flight of them.
+  [[nodiscard]] bool frames_wait() const { return !queue_.empty(); }
+  void send_flight(uint64_t now);
+  // How often serve() was called since this was asked last.
+  [[nodiscard]] uint32_t take_served() { return std::exchange(served_, 0); }
 
   [[nodiscard]] const WorkerCounters& counters() const { return counters_; }
   [[nodiscard]] uint64_t udp_writes() const { return sender_.calls(); }
@@ -105,13 +124,14 @@ class Worker {
     std::array<size_t, kRunMessages> bytes;
   };
 
-  void run();
+  void look(uint64_t now);
   void watch();
+  template <typename Visit>
+  void each_descriptor(Visit visit) const;
   [[nodiscard]] const UdpSockets& sockets() const { return *tables_->sockets[index_]; }
 
   // worker.cc: out
   void read_tun();
-  void send_flight();
   [[nodiscard]] bool loops_back(const OutboundFrame& frame) const;
   void send_frames(size_t first, size_t last, Peer* peer);
   void stage_frames(size_t first, size_t last, Peer& peer);
@@ -141,12 +161,16 @@ class Worker {
   const int tun_;
   const int tun_writer_;
   const size_t index_;
-  // In order of destruction from the end: the thread is joined by stop() before any of them goes.
   UniqueFd wake_;
-  UniqueFd epoll_;
   std::shared_ptr<const Tables> tables_;
   uint64_t tables_version_ = 0;
-  std::shared_ptr<UdpSockets> watched_;
+  // Which descriptors are watched, and where. Taken by the thread before while it still moves what
+  // the next one works with already.
+  std::mutex place_mutex_;
+  int epoll_ = -1;                       // guarded by place_mutex_
+  std::shared_ptr<UdpSockets> watched_;  // guarded by place_mutex_ where it changes
+  bool tun_broken_ = false;              // guarded by place_mutex_ where it changes
+  std::atomic<size_t> keeper_{SIZE_MAX};
   Sender sender_;
   ReceiveBatch receive_;
   Coalescer coalescer_;
@@ -159,10 +183,8 @@ class Worker {
   uint64_t now_ = 0;  // ms, read once per flight
   uint64_t icmp_tokens_ = kIcmpBurst;
   uint64_t icmp_refilled_ = 0;
+  uint32_t served_ = 0;
   int join_failures_ = 0;
-  bool tun_broken_ = false;
-  std::atomic<bool> stopping_{false};
-  std::thread thread_;
 };
 
 }  // namespace culvert
