@@ -211,7 +211,7 @@ async function connect(
   const { createLogger } = await import('../shared/log.ts');
   const { deviceNameError } = await import('../shared/system/link.ts');
   const device = options.dev ?? env.CULVERT_DEV ?? null;
-  const nameError = device === null ? null : deviceNameError(device);
+  const nameError = device === null ? null : deviceNameError(device, true);
   if (nameError !== null) throw nameError;
   const base = findPlace(options, env);
   const store = new ProfileStore(base.stateDirectory);

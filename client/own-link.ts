@@ -4,7 +4,7 @@
  * tunnels by the group, everything else goes by the name.
  */
 import { bringUpArgs, TUNNEL_GROUP } from '../shared/system/link.ts';
-import type { Run } from '../shared/system/run.ts';
+import { commandFailure, type Run } from '../shared/system/run.ts';
 
 interface LinkRow {
   readonly ifindex?: number;
@@ -67,7 +67,9 @@ export class OwnLink {
     const rename = ['link', 'set', 'dev', from, 'name', this.#device];
     try {
       await this.#run('ip', rename);
-    } catch {
+    } catch (error) {
+      // Another link has the name now: this one is better up under a wrong name than down.
+      if (/File exists/.test(commandFailure(error)?.stderr ?? '')) throw error;
       // Older kernels rename no link that is up.
       await this.#run('ip', ['link', 'set', 'dev', from, 'down']);
       await this.#run('ip', rename);

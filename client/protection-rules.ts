@@ -87,6 +87,8 @@ export function protectionScript(table: string, facts: ProtectionFacts): string 
     'oifname "lo" accept',
     intoTunnels,
     `meta mark ${SEALED_MARK} meta l4proto udp accept`,
+    // A connection that stands inside stays inside, also when a local network claims its other end.
+    ...toEach(facts.addresses, REJECT, '', 'saddr'),
     // Addresses and neighbours of the local network; without them there is no underlay.
     'udp sport 68 udp dport 67 accept',
     'udp sport 546 udp dport 547 accept',
@@ -182,14 +184,19 @@ function chain(name: string, hook: string, rules: readonly string[]): string {
   return `  chain ${name} {\n${lines.map((line) => `    ${line}\n`).join('')}  }\n`;
 }
 
-/** One rule for each family that has destinations. */
-function toEach(ranges: readonly string[], verdict: string, before = ''): string[] {
+/** One rule for each family that has such destinations, or sources. */
+function toEach(
+  ranges: readonly string[],
+  verdict: string,
+  before = '',
+  end: 'daddr' | 'saddr' = 'daddr',
+): string[] {
   const rules: string[] = [];
   for (const [word, v4] of [['ip', true] as const, ['ip6', false] as const]) {
     const set = ranges.filter((text) => isIPv4(text.split('/')[0]!) === v4);
     const elements = withoutInner(set.map((text) => parseCidr(text.replace(/%[^/]*/, ''))!));
     if (elements.length === 0) continue;
-    rules.push(`${before}${word} daddr { ${elements.join(', ')} } ${verdict}`);
+    rules.push(`${before}${word} ${end} { ${elements.join(', ')} } ${verdict}`);
   }
   return rules;
 }

@@ -120,7 +120,7 @@ export async function showStatus(
   return gone.length > 0 ? ExitCode.notRunning : exitCodeOf(found);
 }
 
-/** One that was killed beside others: its socket is still there, and nobody serves it. */
+/** One that was killed: its socket is still there, and nobody serves it. */
 interface GoneClient {
   readonly tunnel: string;
   readonly state: 'gone';
@@ -142,12 +142,16 @@ function goneText({ tunnel }: GoneClient): string {
   return `the client of ${tunnel} is gone without taking back what it changed: connect it again, or run \`vpn-client cleanup\``;
 }
 
-/** `error`, and where no client runs what closes this host all the same. */
+/** `error`, and where no client runs what was left behind, and what closes this host all the same. */
 async function orClosed(place: Place, error: unknown): Promise<unknown> {
   if (!(error instanceof VpnError) || error.code !== 'NOT_RUNNING') return error;
   if (await runsAnother(place, [])) return error;
+  const gone = await goneClients(place, []);
   const { withClosures } = await import('./closures.ts');
-  return withClosures(error, run);
+  if (gone.length === 0) return withClosures(error, run);
+  const text = [error.message, ...gone.map(goneText)].join('; ');
+  const hint = 'Connect again, or run `vpn-client cleanup`.';
+  return withClosures(new VpnError(error.code, text, { cause: error, hint }), run);
 }
 
 /** Whether there is a client of another tunnel than `these`, also one that hangs. */

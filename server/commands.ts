@@ -122,7 +122,8 @@ function startCommand(surroundings: Surroundings): CommandSpec<StartOptions> {
         socketPath: place.socketPath,
         settings: { flags, config: place.configPath },
         reread: async (named) => {
-          const file = named ?? place.configPath;
+          // Without one at the start, one that was made since counts.
+          const file = named ?? place.configPath ?? findPlace(options, env).configPath;
           return {
             file,
             configuration: await readConfiguration({ ...place, configPath: file }, flags),

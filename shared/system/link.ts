@@ -167,10 +167,14 @@ export async function routeTo(
   }
 }
 
-/** The error for a device name that the kernel would not take; null when it would. */
-export function deviceNameError(name: string): VpnError | null {
+/**
+ * The error for a device name that the kernel would not take; null when it would. `inTables`: there
+ * are to be tables of nftables with that name, which take no `=` and no `+`.
+ */
+export function deviceNameError(name: string, inTables = false): VpnError | null {
   // Linux: 15 bytes at most, no slash, no white space; `%d` asks the kernel for a number.
-  if (/^[A-Za-z0-9_.=+-]{1,15}$/.test(name) && name !== '.' && name !== '..') return null;
+  const characters = inTables ? /^[A-Za-z0-9_.-]{1,15}$/ : /^[A-Za-z0-9_.=+-]{1,15}$/;
+  if (characters.test(name) && name !== '.' && name !== '..') return null;
   const message = `${JSON.stringify(name)} is no name for a device`;
   return new VpnError('DEVICE_NAME_INVALID', message);
 }

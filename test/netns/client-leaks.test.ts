@@ -173,6 +173,11 @@ test('under protection nothing leaves in the clear, whatever the local network d
     expect((await questions.stop()).length).toBeGreaterThan(0);
     expect(net.ip('server', 'neigh', 'show', inner, 'dev', 's1')).not.toContain('lladdr');
     net.ip('server', 'neigh', 'flush', 'dev', 's1', 'to', `${inner}/32`);
+    // A connection from it stays inside, also when its other end is in the local network now: not
+    // even a question for the neighbour leaves with that source.
+    const moved = await net.capture('a', 'eth0', `host ${inner}`);
+    await net.run('a', 'ping', ['-n', '-I', inner, '-c', '2', '-i', '0.2', '-W', '1', '10.77.1.9']);
+    expect((await moved.stop()).map((frame) => frame.bytes.toString('hex'))).toEqual([]);
     net.ip('server', 'rule', 'del', 'priority', '100');
     net.ip('server', 'route', 'flush', 'table', '99');
 
@@ -190,7 +195,9 @@ test('under protection nothing leaves in the clear, whatever the local network d
     await client.program?.kill();
     await delay(500);
     quiet('when the client was killed');
-    expect((await client.command('status')).stdout).toMatch(/this host is closed: only tunnels/);
+    const killed = (await client.command('status')).stdout;
+    expect(killed).toMatch(/this host is closed: only tunnels/);
+    expect(killed).toMatch(/the client of \S+ is gone without taking back what it changed/);
     const doctor = await client.command('doctor', `${TARGET}:${PORT}`);
     expect([doctor.code, doctor.stdout]).toEqual([6, expect.stringContaining('packet filter')]);
     expect(summary(await capture.stop())).toEqual([]);

@@ -9,7 +9,7 @@ import { expect, test } from 'vitest';
 import { inNet, type Net } from './harness.ts';
 import { Program } from './program.ts';
 import { layStar } from './topology.ts';
-import { commandLine, Server } from './vpn.ts';
+import { commandLine, PORT, Server } from './vpn.ts';
 import { eventually } from './waiting.ts';
 
 /** Runs a command as systemd runs one whose output goes into the journal. */
@@ -37,6 +37,27 @@ test('the first start prints an invite, but not into the journal of systemd', as
     const hint = /`vpn-server invite NAME` lets a device in/;
     const journal = await start('service', [], ['python3', '-c', INTO_JOURNAL], hint);
     expect(journal).not.toContain('culvert1_');
+  });
+});
+
+test('settings that are written after the start count with the next reload', async () => {
+  await inNet(['server'], async (net) => {
+    const server = new Server(net);
+    const settings = join(net.directory, 'server.yaml');
+    const [node, args] = commandLine('server', [
+      ...['start', '--nat', 'off', '--listen', String(PORT)],
+      ...server.instance.flags,
+    ]);
+    const env = { CREDENTIALS_DIRECTORY: net.directory };
+    const program = net.start('server', node, args, { env });
+    await program.says(/server is ready/);
+    type Reload = { changed: readonly string[] };
+    expect((await server.json<Reload>('reload')).changed).toEqual([]);
+    writeFileSync(settings, 'push: { dns: [192.168.1.1] }\n');
+    expect(await server.json('config', 'check')).toMatchObject({ file: settings });
+    expect((await server.json<Reload>('reload')).changed).toEqual(['push.dns']);
+    await server.command('stop');
+    await program.end();
   });
 });
 

@@ -280,6 +280,15 @@ test('protection lets out what is sealed, whoever sealed it, and closes with a r
   for (const rule of [/nd-neighbor-advert> ip6 hoplimit 255/, /mld2-\S+> ip6 hoplimit 1 accept/]) {
     expect(closed.findIndex((line) => rule.test(line))).toBeGreaterThan(-1);
   }
+  // What stands inside does not move out to a network that claims its other end.
+  const own = outgoing({ addresses: ['192.168.1.2', 'fd00::2'] });
+  const sources = ['ip saddr <192.168.1.2/32>', 'ip6 saddr <fd00::2/128>'].map(
+    (source) => `${source} counter reject with icmpx type admin-prohibited`,
+  );
+  expect(own).toEqual(expect.arrayContaining(sources));
+  const firstAccept = own.findIndex((line) => /daddr.* accept$/.test(line));
+  expect(own.indexOf(sources[1]!)).toBeLessThan(firstAccept);
+  expect(own.indexOf(sources[0]!)).toBeGreaterThan(own.indexOf('oifgroup 12373 accept'));
   // Before the local networks, and after our own look-ups and the tunnels.
   const questions = 'meta l4proto <tcp, udp> th dport <53, 853> counter reject';
   expect(outgoing({}).join('\n')).not.toContain('dport <53');

@@ -53,6 +53,10 @@ test.each(['tun0', 'cvc1a2b3c', 'a.b-c_d', 'tun%d'.replace('%d', '9')])(
   '%s is a device name',
   (name) => expect(deviceNameError(name)).toBeNull(),
 );
+test.each(['a=b', 'a+b'])('%s is one, and none of a table of nftables', (name) => {
+  expect(deviceNameError(name)).toBeNull();
+  expect(deviceNameError(name, true)?.code).toBe('DEVICE_NAME_INVALID');
+});
 test.each(['', '.', '..', 'a/b', 'a b', 'sixteen-letters-'])('%j is no device name', (name) =>
   expect(deviceNameError(name)?.code).toBe('DEVICE_NAME_INVALID'),
 );

@@ -15,6 +15,7 @@ const UP = ['ip', ...bringUpArgs('cvc0', 1420, false)].join(' ');
 let link: Record<string, unknown> | null;
 let ran: string[];
 let refuse: (line: string) => boolean;
+let why: string;
 let own: OwnLink;
 
 const run: Run = async (file, args) => {
@@ -23,12 +24,15 @@ const run: Run = async (file, args) => {
     return { stdout: JSON.stringify([OTHER, ...(link ? [link] : [])]), stderr: '' };
   }
   ran.push(line);
-  if (refuse(line)) throw new VpnError('COMMAND_FAILED', 'RTNETLINK answers: Device busy');
+  if (refuse(line)) {
+    const cause = { file: 'ip', args: [], exitCode: 2, stderr: why };
+    throw new VpnError('COMMAND_FAILED', why, { cause });
+  }
   return { stdout: '', stderr: '' };
 };
 
 beforeEach(async () => {
-  [link, ran, refuse] = [{ ...AS_SET }, [], () => false];
+  [link, ran, refuse, why] = [{ ...AS_SET }, [], () => false, 'RTNETLINK answers: Device busy'];
   own = new OwnLink('cvc0', run);
   expect(await own.keep(false)).toEqual([]);
   await own.bringUp(1420, false);
@@ -73,4 +77,9 @@ test('a link that was renamed has its name again, also where it has to be down f
   expect(ran).toEqual([rename, 'ip link set dev lan0 down', rename, UP]);
   refuse = (line) => line === rename;
   await expect(own.keep(false)).rejects.toThrow('busy');
+  // Where another link has the name now, this one is not set down for nothing.
+  ran.splice(0);
+  why = 'RTNETLINK answers: File exists';
+  await expect(own.keep(false)).rejects.toThrow('File exists');
+  expect(ran).toEqual([rename]);
 });
