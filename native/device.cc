@@ -73,8 +73,8 @@ Result<Nothing> Device::start(const OpenOptions& options) {
         std::make_unique<Worker>(shared_, tun_.queue(i), tun_.writer(i), i, make_aead(aead_)));
   }
   for (size_t i = 0; i < count; i++) {
-    threads_.push_back(std::make_unique<WorkerThread>(i, threads_, workers_, shared_.events,
-                                                      WorkerThread::Limits()));
+    threads_.push_back(
+        std::make_unique<WorkerThread>(i, threads_, workers_, WorkerThread::Limits()));
     if (const int error = threads_[i]->open(); error != 0) return Failure{error, "start worker"};
   }
   for (const auto& thread : threads_) {

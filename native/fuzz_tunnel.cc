@@ -92,8 +92,7 @@ Tunnel::Tunnel(Choices& choices)
   aead = make_aead(AeadKind::kOpenssl);
   workers.push_back(
       std::make_unique<Worker>(shared, kTunFd, kTunFd, 0, make_aead(AeadKind::kOpenssl)));
-  threads.push_back(
-      std::make_unique<WorkerThread>(0, threads, workers, shared.events, WorkerThread::Limits()));
+  threads.push_back(std::make_unique<WorkerThread>(0, threads, workers, WorkerThread::Limits()));
   REQUIRE(threads[0]->open() == 0 && workers[0]->move(0, threads[0]->epoll_.get()) == 0);
   kernel.idle = [this] { threads[0]->stopping_ = true; };
   run();

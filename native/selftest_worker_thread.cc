@@ -1,5 +1,6 @@
 // selftest_worker_thread.cc - workers that change threads while packets flow. The tun is a pair of
 // sockets, and the other end of the tunnel is the worker itself, over loopback.
+#include <sys/epoll.h>
 #include <sys/socket.h>
 
 #include <thread>
@@ -64,15 +65,22 @@ class Bench {
           std::make_unique<Worker>(shared_, pair[0], pair[0], i, make_aead(AeadKind::kOpenssl)));
     }
     for (size_t i = 0; i < kWorkers; i++) {
-      threads_.push_back(
-          std::make_unique<WorkerThread>(i, threads_, workers, shared_.events, limits));
+      threads_.push_back(std::make_unique<WorkerThread>(i, threads_, workers, limits));
       CHECK(threads_[i]->open() == 0);
     }
-    for (const auto& thread : threads_) CHECK(thread->start() == 0);
   }
   ~Bench() {
     for (const auto& thread : threads_) thread->stop();
     for (const auto& peer : peers_) peer->drop_keypairs();
+  }
+
+  void start() {
+    for (const auto& thread : threads_) CHECK(thread->start() == 0);
+  }
+  // A frame of flow 0 for the worker of that queue.
+  void write_frame() {
+    const std::vector<uint8_t> frame = frame_of(0, 0);
+    CHECK(::write(host_[0].get(), frame.data(), frame.size()) > 0);
   }
 
   // Sends packets of the flows from `first` on, each through its queue of the tun, some at a time,
@@ -81,7 +89,8 @@ class Bench {
   template <typename Enough>
   bool carry(uint8_t first, Enough enough) {
     constexpr uint32_t kAtATime = 24;
-    for (int round = 0; round < 20'000 && !enough(); round++) {
+    for (int round = 0; round < 20'000; round++) {
+      if (enough()) return true;
       for (uint8_t flow = first; flow < kWorkers; flow++) {
         for (uint32_t i = 0; i < kAtATime; i++) {
           const std::vector<uint8_t> frame = frame_of(flow, sent_[flow]++);
@@ -90,7 +99,7 @@ class Bench {
       }
       if (!collect()) return false;
     }
-    return enough();
+    return false;
   }
 
   [[nodiscard]] uint32_t carried() const { return received_[0] + received_[1]; }
@@ -130,14 +139,32 @@ class Bench {
 
 void test_worker_thread() {
   {
+    // A worker that cannot move stays where it is, and is told of what comes.
+    Bench bench({});
+    Worker& worker = *bench.workers[0];
+    const UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
+    CHECK(worker.move(0, epoll.get()) == 0 && worker.kept_by(0));
+    CHECK(worker.move(1, -1) == EBADF && worker.kept_by(0));
+    bench.write_frame();
+    epoll_event event;
+    CHECK(::epoll_wait(epoll.get(), &event, 1, 0) == 1);
+    CHECK(event.data.u32 == Worker::event_data(0, Worker::Source::kTun));
+    const UniqueFd next(::epoll_create1(EPOLL_CLOEXEC));
+    CHECK(worker.move(1, next.get()) == 0 && worker.kept_by(1) && !worker.kept_by(0));
+    CHECK(::epoll_wait(epoll.get(), &event, 1, 0) == 0);
+    CHECK(::epoll_wait(next.get(), &event, 1, 0) == 1);
+  }
+  {
     // Nothing is enough for a thread of its own: the first works for all.
     Bench bench({.weigh_ms = 1, .alone = 100, .together = 30});
+    bench.start();
     CHECK(bench.carry(0, [&] { return bench.carried() >= 5'000; }));
     CHECK(bench.workers[0]->kept_by(0) && bench.workers[1]->kept_by(0));
   }
   {
     // The least work is enough, and none too much to come back.
     Bench bench({.weigh_ms = 1, .alone = 0, .together = UINT64_MAX});
+    bench.start();
     unsigned changes = 0;
     bool before = true;
     const auto changes_often = [&] {
@@ -155,6 +182,7 @@ void test_worker_thread() {
   {
     // Work stays where it went, then it is little and comes back.
     Bench bench({.weigh_ms = 1, .alone = 0, .together = 50});
+    bench.start();
     CHECK(bench.carry(0, [&] { return bench.workers[1]->kept_by(1); }));
     CHECK(bench.carry(0, [&, sleeping = 0]() mutable {
       std::this_thread::sleep_for(std::chrono::milliseconds(sleeping++ % 2 == 0 ? 20 : 0));

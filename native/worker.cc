@@ -51,19 +51,28 @@ int Worker::move(size_t keeper, int epoll) {
   if (!wake_.valid()) return EMFILE;
   const bool waits = frames_wait();
   std::lock_guard lock(place_mutex_);
-  const int before = std::exchange(epoll_, epoll);
-  // With the first descriptor the next thread begins; from here on only what the lock guards is
-  // touched. Release pairs with the acquire in kept_by().
-  keeper_.store(keeper, std::memory_order_release);
+  // All that can fail comes first, while nothing is reported yet.
   int error = 0;
   each_descriptor([&](int fd, Source source) {
-    epoll_event event{EPOLLIN, {.u32 = event_data(index_, source)}};
-    if (::epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0) error = errno;
+    epoll_event event{0, {.u32 = event_data(index_, source)}};
+    if (error == 0 && ::epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0) error = errno;
+  });
+  if (error != 0) {
+    each_descriptor([epoll](int fd, Source) { ::epoll_ctl(epoll, EPOLL_CTL_DEL, fd, nullptr); });
+    return error;
+  }
+  const int before = std::exchange(epoll_, epoll);
+  // From here on the next thread may work, and only what the lock guards is touched. Release pairs
+  // with the acquire in kept_by().
+  keeper_.store(keeper, std::memory_order_release);
+  each_descriptor([&](int fd, Source source) {
     if (before >= 0) ::epoll_ctl(before, EPOLL_CTL_DEL, fd, nullptr);
+    epoll_event event{EPOLLIN, {.u32 = event_data(index_, source)}};
+    ::epoll_ctl(epoll, EPOLL_CTL_MOD, fd, &event);
   });
   // The next thread may sleep, and nothing else will tell it of them.
   if (waits) wake();
-  return error;
+  return 0;
 }
 
 // Sockets are part of the snapshot: after a change of port the new ones are watched.
@@ -84,7 +93,8 @@ void Worker::watch() {
 }
 
 void Worker::look(uint64_t now) {
-  now_ = now;
+  // The thread that takes over may have read its clock before the one that gave away.
+  now_ = std::max(now_, now);
   if (!shared_.tables.refresh(&tables_, &tables_version_)) return;
   route_.known = false;
   watch();

@@ -69,8 +69,8 @@ class Worker {
     return keeper_.load(std::memory_order_acquire) == thread;
   }
   // Lets the thread `keeper`, which waits with `epoll`, work for it from now on; the caller does
-  // so no more. Events carry event_data(). Returns 0 or an errno. By its thread, or before that one
-  // has started.
+  // so no more. Events carry event_data(). Returns 0, or an errno: then all is as it was. By its
+  // thread, or before that one has started.
   [[nodiscard]] int move(size_t keeper, int epoll);
   [[nodiscard]] static constexpr uint32_t event_data(size_t index, Source source) {
     return static_cast<uint32_t>(index << 2 | static_cast<size_t>(source));

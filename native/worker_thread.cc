@@ -96,7 +96,10 @@ void WorkerThread::run() {
     // One flight from each that is ready, then look again: neither direction starves the other.
     for (int i = 0; i < n; i++) {
       const uint32_t data = ready[i].data.u32;
-      if (data != kStop) workers_[data >> 2]->serve(static_cast<Worker::Source>(data & 3), now);
+      if (data == kStop) continue;
+      Worker& worker = *workers_[data >> 2];
+      // A descriptor with an error is reported while its worker is still on its way.
+      if (worker.kept_by(index_)) worker.serve(static_cast<Worker::Source>(data & 3), now);
     }
     for (const auto& worker : workers_) {
       if (worker->kept_by(index_) && worker->frames_wait()) worker->send_flight(now);
@@ -140,7 +143,9 @@ void WorkerThread::hand_over(uint64_t busy, uint64_t now) {
     busiest = workers_[i].get();
     to = i;
   }
-  if (busiest != nullptr && busy > limits_.alone) move(*busiest, *threads_[to]);
+  if (busiest == nullptr || busy <= limits_.alone) return;
+  // Where memory is short it stays, and the next weighing tries again.
+  (void)busiest->move(to, threads_[to]->epoll_.get());
 }
 
 void WorkerThread::give_back(uint64_t busy, uint64_t now) {
@@ -152,12 +157,8 @@ void WorkerThread::give_back(uint64_t busy, uint64_t now) {
   if (!own.kept_by(index_) || theirs + busy >= limits_.together) return;
   // Others that give back at the same moment see what the first has to do by then.
   first.busy_.store(now << 8 | (theirs + busy), std::memory_order_relaxed);
-  move(own, first);
-}
-
-void WorkerThread::move(Worker& worker, WorkerThread& to) {
-  const int error = worker.move(to.index_, to.epoll_.get());
-  if (error != 0) (void)events_.push(SmallEvent::fault(Where::kTun, error));
+  (void)own.take_served();
+  (void)own.move(0, first.epoll_.get());
 }
 
 }  // namespace culvert

@@ -25,9 +25,8 @@ class WorkerThread {
   // Thread `index` of all; they and the workers must outlive each other's threads. Worker `index`
   // is its own. JS thread, as all below.
   WorkerThread(size_t index, const std::vector<std::unique_ptr<WorkerThread>>& threads,
-               const std::vector<std::unique_ptr<Worker>>& workers, EventRing& events,
-               Limits limits)
-      : index_(index), threads_(threads), workers_(workers), events_(events), limits_(limits) {}
+               const std::vector<std::unique_ptr<Worker>>& workers, Limits limits)
+      : index_(index), threads_(threads), workers_(workers), limits_(limits) {}
   ~WorkerThread() { stop(); }
   WorkerThread(const WorkerThread&) = delete;
   WorkerThread& operator=(const WorkerThread&) = delete;
@@ -50,12 +49,10 @@ class WorkerThread {
   void weigh(uint64_t now);
   void hand_over(uint64_t busy, uint64_t now);
   void give_back(uint64_t busy, uint64_t now);
-  void move(Worker& worker, WorkerThread& to);
 
   const size_t index_;
   const std::vector<std::unique_ptr<WorkerThread>>& threads_;
   const std::vector<std::unique_ptr<Worker>>& workers_;
-  EventRing& events_;
   const Limits limits_;
   UniqueFd epoll_;
   UniqueFd stop_;
