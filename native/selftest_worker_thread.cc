@@ -89,7 +89,7 @@ class Bench {
   template <typename Enough>
   bool carry(uint8_t first, Enough enough) {
     constexpr uint32_t kAtATime = 24;
-    for (int round = 0; round < 20'000; round++) {
+    for (int round = 0; round < 10'000; round++) {
       if (enough()) return true;
       for (uint8_t flow = first; flow < kWorkers; flow++) {
         for (uint32_t i = 0; i < kAtATime; i++) {
@@ -185,7 +185,7 @@ void test_worker_thread() {
     bench.start();
     CHECK(bench.carry(0, [&] { return bench.workers[1]->kept_by(1); }));
     CHECK(bench.carry(0, [&, sleeping = 0]() mutable {
-      std::this_thread::sleep_for(std::chrono::milliseconds(sleeping++ % 2 == 0 ? 20 : 0));
+      std::this_thread::sleep_for(std::chrono::milliseconds(sleeping++ % 2 == 0 ? 10 : 0));
       return bench.workers[1]->kept_by(0);
     }));
   }
