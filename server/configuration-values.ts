@@ -89,7 +89,11 @@ export const endpoint = z
   .transform((input, context): string => {
     const text = String(input).trim();
     const doubt = ambiguity(text);
-    if (doubt === null && withPort(text, 1) !== null) return text;
+    const parts = withPort(text, 1);
+    if (doubt === null && parts !== null) {
+      // As it is asked for, whatever its script.
+      return text.includes(parts.host) ? text : text.replace(/^[^:]+/, parts.host);
+    }
     const message = doubt ?? 'must be HOST or HOST:PORT, with a name or an address clients reach';
     context.addIssue({ code: 'custom', message });
     return z.NEVER;

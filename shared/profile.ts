@@ -246,8 +246,15 @@ export function hostPortFault(text: string): string {
 
 /** A host name as it is asked for; the empty one when there is none such. */
 function inAscii(name: string): string {
+  if (isAscii(name)) return name;
+  // domainToASCII() would take `ü.example#x` for a part of a URL and give the host in it.
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: ASCII but what labels are made of.
+  return /(?![\w.-])[\x00-\x7f]/.test(name) ? '' : domainToASCII(name);
+}
+
+function isAscii(text: string): boolean {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: everything that is not ASCII is meant.
-  return /^[\x00-\x7f]*$/.test(name) ? name : domainToASCII(name);
+  return /^[\x00-\x7f]*$/.test(text);
 }
 
 export function formatHostPort({ host, port }: HostPort): string {

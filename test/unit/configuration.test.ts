@@ -275,6 +275,10 @@ describe('doubtful settings', () => {
   it('an address that can only be one needs none', () => {
     expect(resolve({ flags: { endpoint: '2001:db8::1' } }).endpoints).toEqual(['2001:db8::1']);
     expect(resolve({ flags: { endpoint: '[::1]:7000' } }).endpoints).toEqual(['[::1]:7000']);
+    for (const port of ['', ':7000']) {
+      const { endpoints } = resolve({ flags: { endpoint: `Bücher.example${port}` } });
+      expect(endpoints).toEqual([`xn--bcher-kva.example${port}`]);
+    }
   });
 
   it('are warned of: public addresses, another port', () => {

@@ -184,6 +184,9 @@ test.each([
   ['Bücher.example:6000', { host: 'xn--bcher-kva.example', port: 6000 }],
   ['例え.テスト:6000', { host: 'xn--r8jz45g.xn--zckzah', port: 6000 }],
   ['bü cher.example:6000', null],
+  ['bücher.example#x:6000', null],
+  ['bücher/x.example:6000', null],
+  ['b%75ü.example:6000', null],
   [`${'ü'.repeat(64)}.example:6000`, null],
 ])('%s as HOST:PORT', (text, expected) => {
   expect(parseHostPort(text)).toEqual(expected);
