@@ -130,35 +130,48 @@ async function goneClients(
   place: Place,
   found: readonly { readonly tunnel: string }[],
 ): Promise<GoneClient[]> {
-  const others = tunnelsWithSocket(place).filter((t) => !found.some(({ tunnel }) => tunnel === t));
-  const served = others.map((tunnel) => isServed(placeOfTunnel(place, tunnel).socketPath));
-  const answers = await Promise.all(served);
+  const others = await othersThan(
+    place,
+    found.map(({ tunnel }) => tunnel),
+  );
   return others
-    .filter((_, at) => answers[at] === false)
-    .map((tunnel) => ({ tunnel, state: 'gone' }));
+    .filter(({ served }) => !served)
+    .map(({ tunnel }): GoneClient => ({ tunnel, state: 'gone' }));
 }
 
-function goneText({ tunnel }: GoneClient): string {
+function goneText({ tunnel }: { readonly tunnel: string }): string {
   return `the client of ${tunnel} is gone without taking back what it changed: connect it again, or run \`vpn-client cleanup\``;
 }
 
 /** `error`, and where no client runs what was left behind, and what closes this host all the same. */
 async function orClosed(place: Place, error: unknown): Promise<unknown> {
   if (!(error instanceof VpnError) || error.code !== 'NOT_RUNNING') return error;
-  if (await runsAnother(place, [])) return error;
-  const gone = await goneClients(place, []);
+  const all = await othersThan(place, []);
+  if (all.some(({ served }) => served)) return error;
   const { withClosures } = await import('./closures.ts');
-  if (gone.length === 0) return withClosures(error, run);
-  const text = [error.message, ...gone.map(goneText)].join('; ');
+  if (all.length === 0) return withClosures(error, run);
+  const text = [error.message, ...all.map(goneText)].join('; ');
   const hint = 'Connect again, or run `vpn-client cleanup`.';
   return withClosures(new VpnError(error.code, text, { cause: error, hint }), run);
 }
 
 /** Whether there is a client of another tunnel than `these`, also one that hangs. */
 async function runsAnother(place: Place, these: readonly string[]): Promise<boolean> {
+  return (await othersThan(place, these)).some(({ served }) => served);
+}
+
+/** Tunnels with a socket that are not among `these`, and whether a client serves it. */
+function othersThan(
+  place: Place,
+  these: readonly string[],
+): Promise<readonly { readonly tunnel: string; readonly served: boolean }[]> {
   const others = tunnelsWithSocket(place).filter((tunnel) => !these.includes(tunnel));
-  const served = others.map((tunnel) => isServed(placeOfTunnel(place, tunnel).socketPath));
-  return (await Promise.all(served)).includes(true);
+  return Promise.all(
+    others.map(async (tunnel) => {
+      const served = await isServed(placeOfTunnel(place, tunnel).socketPath);
+      return { tunnel, served };
+    }),
+  );
 }
 
 /** Not connected comes before connected in part. */

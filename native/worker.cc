@@ -17,6 +17,13 @@ uint8_t outer_ecn(const uint8_t* packet) {
   return inner == 3 ? 2 : inner;
 }
 
+// Calls visit(descriptor, source) for each.
+template <typename Visit>
+void each_socket(const UdpSockets& sockets, Visit visit) {
+  if (sockets.v4.valid()) visit(sockets.v4.get(), Worker::Source::kUdp4);
+  if (sockets.v6.valid()) visit(sockets.v6.get(), Worker::Source::kUdp6);
+}
+
 }  // namespace
 
 Worker::Worker(Shared& shared, int tun, int tun_writer, size_t index, std::unique_ptr<Aead> aead)
@@ -42,9 +49,7 @@ template <typename Visit>
 void Worker::each_descriptor(Visit visit) const {
   visit(wake_.get(), Source::kWake);
   if (!tun_broken_) visit(tun_, Source::kTun);
-  if (watched_ == nullptr) return;
-  if (watched_->v4.valid()) visit(watched_->v4.get(), Source::kUdp4);
-  if (watched_->v6.valid()) visit(watched_->v6.get(), Source::kUdp6);
+  each_socket(*watched_, visit);
 }
 
 int Worker::move(size_t keeper, int epoll) {
@@ -80,16 +85,13 @@ void Worker::watch() {
   const std::shared_ptr<UdpSockets>& now = tables_->sockets[index_];
   if (now == watched_) return;
   std::lock_guard lock(place_mutex_);
-  if (watched_ != nullptr) {
-    for (const UniqueFd* fd : {&watched_->v4, &watched_->v6}) {
-      if (fd->valid()) ::epoll_ctl(epoll_, EPOLL_CTL_DEL, fd->get(), nullptr);
-    }
-  }
+  each_socket(*watched_,
+              [this](int fd, Source) { ::epoll_ctl(epoll_, EPOLL_CTL_DEL, fd, nullptr); });
   watched_ = now;
-  epoll_event event{EPOLLIN, {.u32 = event_data(index_, Source::kUdp4)}};
-  if (now->v4.valid()) ::epoll_ctl(epoll_, EPOLL_CTL_ADD, now->v4.get(), &event);
-  event.data.u32 = event_data(index_, Source::kUdp6);
-  if (now->v6.valid()) ::epoll_ctl(epoll_, EPOLL_CTL_ADD, now->v6.get(), &event);
+  each_socket(*watched_, [this](int fd, Source source) {
+    epoll_event event{EPOLLIN, {.u32 = event_data(index_, source)}};
+    ::epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event);
+  });
 }
 
 void Worker::look(uint64_t now) {

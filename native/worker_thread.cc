@@ -135,10 +135,10 @@ void WorkerThread::hand_over(uint64_t busy, uint64_t now) {
   Worker* busiest = nullptr;
   size_t to = 0;
   uint32_t most = 0;
-  for (size_t i = 0; i < workers_.size(); i++) {
+  for (size_t i = 1; i < workers_.size(); i++) {
     if (!workers_[i]->kept_by(0)) continue;
     const uint32_t served = workers_[i]->take_served();
-    if (i == 0 || served <= most) continue;
+    if (served <= most) continue;
     most = served;
     busiest = workers_[i].get();
     to = i;

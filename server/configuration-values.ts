@@ -88,13 +88,13 @@ export const endpoint = z
   .union([z.string(), z.number()], 'must be HOST or HOST:PORT')
   .transform((input, context): string => {
     const text = String(input).trim();
-    const doubt = ambiguity(text);
     const parts = withPort(text, 1);
-    if (doubt === null && parts !== null) {
-      // As it is asked for, whatever its script.
+    // As it is asked for, whatever its script.
+    if (parts !== null) {
       return text.includes(parts.host) ? text : text.replace(/^[^:]+/, parts.host);
     }
-    const message = doubt ?? 'must be HOST or HOST:PORT, with a name or an address clients reach';
+    const message =
+      ambiguity(text) ?? 'must be HOST or HOST:PORT, with a name or an address clients reach';
     context.addIssue({ code: 'custom', message });
     return z.NEVER;
   });
