@@ -244,13 +244,13 @@ export function hostPortFault(text: string): string {
   return 'has no valid host name: letters, digits and hyphens between dots, at most 63 in a row';
 }
 
-/** A host name as it is asked for; one that is none is not made one. */
+/** A host name as it is asked for; the empty one when there is none such. */
 function inAscii(name: string): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: everything that is not ASCII is meant.
-  const isPlain = /^[\x00-\x7f]*$/.test(name);
+  if (/^[\x00-\x7f]*$/.test(name)) return name;
   // domainToASCII() would take `ü.example#x` for a part of a URL and give the host in it.
   // biome-ignore lint/suspicious/noControlCharactersInRegex: ASCII but what labels are made of.
-  return isPlain || /(?![\w.-])[\x00-\x7f]/.test(name) ? name : domainToASCII(name);
+  return /(?![\w.-])[\x00-\x7f]/.test(name) ? '' : domainToASCII(name);
 }
 
 export function formatHostPort({ host, port }: HostPort): string {
